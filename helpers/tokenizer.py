@@ -52,53 +52,54 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     return merged
 
 
+class _GreatestFirst(tuple):
+    """A tuple that sorts from the greatest down: heapq always hands out the smallest."""
+
+    __lt__ = tuple.__gt__
+
+
 def learn_merges(chunk_counts: Counter, n_merges: int) -> list[Pair]:
     """The `n_merges` merges that BPE training finds: again and again, the most frequent pair becomes one token.
 
     chunk_counts: how often each chunk (bytes) occurs; a pair never crosses a chunk's edge. Equal counts go to
     the lexicographically greater pair of byte strings. Returns fewer merges if the text runs out of pairs.
+
+    >>> learn_merges(Counter({b"low": 3, b"lot": 1}), n_merges=2)
+    [(b'l', b'o'), (b'lo', b'w')]
+
     Sennrich et al. 2016, algorithm 1, made incremental: only chunks that hold the merged pair are touched.
     """
     tokens = [bytes([byte]) for byte in range(256)]
-    # heapq pops the smallest entry, so each count is negated and each byte string turned upside down;
-    # the closing 256 puts the longer of two strings that begin alike first.
-    inverted = [tuple(255 - byte for byte in token) + (256,) for token in tokens]
-    chunks = [list(chunk) for chunk in chunk_counts]
-    weights = list(chunk_counts.values())
-    pair_counts: Counter = Counter()
+    chunks, weights = [list(chunk) for chunk in chunk_counts], list(chunk_counts.values())
+    pair_counts, change, heap, merges = Counter(), Counter(), [], []
     holders = defaultdict(set)  # pair -> the chunks that (may) hold it
-    for index, (chunk, weight) in enumerate(zip(chunks, weights, strict=True)):
-        for pair in zip(chunk, chunk[1:], strict=False):
-            pair_counts[pair] += weight
+
+    def tally(index: int, sign: int) -> None:
+        for pair in zip(chunks[index], chunks[index][1:], strict=False):
+            change[pair] += sign * weights[index]
             holders[pair].add(index)
 
-    def entry(pair):
-        return -pair_counts[pair], inverted[pair[0]], inverted[pair[1]], pair
-
-    heap = [entry(pair) for pair in pair_counts]
-    heapq.heapify(heap)
-    merges = []
-    while heap and len(merges) < n_merges:
-        count, _, _, pair = heapq.heappop(heap)
-        if count == 0 or -count != pair_counts[pair]:
-            continue  # the count has changed since; the entry with the right one is also in the heap
-        left, right = tokens[pair[0]], tokens[pair[1]]
+    for index in range(len(chunks)):
+        tally(index, +1)
+    while len(merges) < n_merges:
+        for pair, difference in change.items():
+            pair_counts[pair] += difference
+            if difference and pair_counts[pair]:
+                left, right = pair
+                heapq.heappush(heap, _GreatestFirst((pair_counts[pair], tokens[left], tokens[right], pair)))
+        change.clear()
+        # Where a pair's count has changed, its old entry is still in the heap, beside the right one.
+        while heap and heap[0][0] != pair_counts[heap[0][-1]]:
+            heapq.heappop(heap)
+        if not heap:
+            break
+        _, left, right, pair = heapq.heappop(heap)
         merges.append((left, right))
         tokens.append(left + right)
-        inverted.append(tuple(255 - byte for byte in left + right) + (256,))
-        change: Counter = Counter()
         for index in holders.pop(pair):
-            before = chunks[index]
-            after = chunks[index] = merge_pair(before, pair, len(tokens) - 1)
-            for old in zip(before, before[1:], strict=False):
-                change[old] -= weights[index]
-            for new in zip(after, after[1:], strict=False):
-                change[new] += weights[index]
-                holders[new].add(index)
-        for other, difference in change.items():
-            if difference:
-                pair_counts[other] += difference
-                heapq.heappush(heap, entry(other))
+            tally(index, -1)
+            chunks[index] = merge_pair(chunks[index], pair, len(tokens) - 1)
+            tally(index, +1)
     return merges
 
 
@@ -125,11 +126,12 @@ class BPETokenizer:
         self.special_tokens = dict(special_tokens)
         self.pattern = pattern
         self._ids = {token: id for id, token in self.vocab.items()}
-        self._names = {id: name for name, id in self.special_tokens.items()}
-        if len(self._ids) < len(self.vocab) or len(self._names) < len(self.special_tokens):
+        self._bytes = {id: name.encode() for name, id in self.special_tokens.items()}
+        if len(self._ids) < len(self.vocab) or len(self._bytes) < len(self.special_tokens):
             raise ValueError("two ids stand for the same token; every token needs exactly one id")
-        if clash := self._names.keys() & self.vocab.keys():
-            raise ValueError(f"id {min(clash)} is both an ordinary and a special token; give the special token a new id")
+        if clash := self._bytes.keys() & self.vocab.keys():
+            raise ValueError(f"id {min(clash)} is that of an ordinary and of a special token; give the latter a new id")
+        self._bytes |= self.vocab
         if missing := {bytes([byte]) for byte in range(256)} - self._ids.keys():
             raise ValueError(f"the vocabulary lacks {len(missing)} of the 256 single bytes, so some text has no ids")
         try:
@@ -146,7 +148,7 @@ class BPETokenizer:
     @property
     def vocab_size(self) -> int:
         """Highest id + 1: the number of rows an embedding table needs."""
-        return max([*self.vocab, *self.special_tokens.values()]) + 1
+        return max(self._bytes) + 1
 
     @classmethod
     def train(
@@ -180,14 +182,9 @@ class BPETokenizer:
         write about special tokens). Raises ValueError for a lone surrogate or an unknown special token.
         """
         special = self._special_pattern(allowed_special)
-        if special is None:
-            return self.encode_ordinary(text)
         ids = []
         for part in special.split(_checked(text)):
-            if part in self.special_tokens and special.fullmatch(part):
-                ids.append(self.special_tokens[part])
-            else:
-                ids.extend(self.encode_ordinary(part))
+            ids.extend([self.special_tokens[part]] if special.fullmatch(part) else self.encode_ordinary(part))
         return ids
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -202,7 +199,6 @@ class BPETokenizer:
     ) -> Iterator[int]:
         """The ids of `encode("".join(chunks))`, one by one, in constant memory, wherever the text was cut."""
         special = self._special_pattern(allowed_special)
-        longest = max([len(name) for name in self.special_tokens], default=0) if special else 0
         pending, size, limit = [], 0, STREAM_CHARACTERS
         for chunk in chunks:
             pending.append(chunk)
@@ -210,18 +206,16 @@ class BPETokenizer:
             if size < limit:
                 continue
             text = "".join(pending)
-            cut = self._safe_cut(text, special, longest)
+            cut = self._safe_cut(text, special)
             yield from self.encode(text[:cut], allowed_special)
             pending, size = [text[cut:]], len(text) - cut
             limit = max(STREAM_CHARACTERS, 2 * size)  # doubling: one endless word is not scanned over and over
         yield from self.encode("".join(pending), allowed_special)
 
-    def _safe_cut(self, text: str, special, longest: int) -> int:
+    def _safe_cut(self, text: str, special: regex.Pattern) -> int:
         """A position in `text` where it may be cut: whatever follows, the ids before it stay the same."""
-        start = 0
-        if special:
-            for match in special.finditer(text):
-                start = match.end()
+        start = max((match.end() for match in special.finditer(text)), default=0)
+        longest = max(map(len, self.special_tokens), default=0)
         # What is still open: the last `longest` characters (half of a special token?), and before them
         # two matches, because "'" + "l" becomes one chunk "'ll" when another "l" follows.
         starts = [start]
@@ -268,29 +262,22 @@ class BPETokenizer:
             offer(i, following[i])
         return [id for id in ids if id >= 0]
 
-    def _special_pattern(self, allowed_special):
-        """A regex that finds the allowed special tokens, or None where none is allowed."""
+    def _special_pattern(self, allowed_special: Iterable[str] | str) -> regex.Pattern:
+        """A regex that finds the allowed special tokens; where none is allowed, it finds nothing."""
         names = set(self.special_tokens) if allowed_special == "all" else set(allowed_special)
         if unknown := names - self.special_tokens.keys():
             known = ", ".join(self.special_tokens) or "none"
             raise ValueError(f"{min(unknown)!r} is not a special token of this tokenizer; it has: {known}")
-        if not names:
-            return None
-        # Longest first: where one name begins another, the longer one is meant.
-        return regex.compile("(" + "|".join(regex.escape(name) for name in sorted(names, key=len, reverse=True)) + ")")
+        # Longest first: where one name begins another, the longer one is meant. (?!) matches nowhere.
+        names = sorted(names, key=len, reverse=True)
+        return regex.compile("(" + ("|".join(map(regex.escape, names)) or "(?!)") + ")")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Ids to the exact bytes. Raises ValueError for an id that is not in the vocabulary."""
-        parts = []
-        for id in ids:
-            id = int(id)
-            if id in self.vocab:
-                parts.append(self.vocab[id])
-            elif id in self._names:
-                parts.append(self._names[id].encode())
-            else:
-                raise ValueError(f"id {id} is not in the vocabulary of {self.vocab_size} tokens")
-        return b"".join(parts)
+        try:
+            return b"".join(self._bytes[int(id)] for id in ids)
+        except KeyError as error:
+            raise ValueError(f"id {error} is not in the vocabulary of {self.vocab_size} tokens") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; bytes that are not UTF-8 (half of a character, say) become U+FFFD."""
@@ -349,34 +336,26 @@ class BPETokenizer:
         def spell(token: bytes) -> str:
             return "".join(character[byte] for byte in token)
 
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-        if self.pattern == GPT2_PATTERN:
-            pre_tokenizer = byte_level | {"use_regex": True}  # GPT-2's pattern is built into ByteLevel
-        else:
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        pre_tokenizer = byte_level  # GPT-2's pattern is built into ByteLevel
+        if self.pattern != GPT2_PATTERN:
             split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
             pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, byte_level | {"use_regex": False}]}
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        model = {
+            "type": "BPE",
+            **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
+            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
+            "vocab": {spell(token): id for id, token in sorted(self.vocab.items())},
+            "merges": [[spell(left), spell(right)] for left, right in self.merges],
+        }
         return {
             "version": "1.0",
-            "truncation": None,
-            "padding": None,
+            **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor")),
             "added_tokens": [{"id": id, "content": name} | flags for name, id in self.special_tokens.items()],
-            "normalizer": None,
             "pre_tokenizer": pre_tokenizer,
-            "post_processor": None,
-            "decoder": byte_level | {"use_regex": True},
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": False,
-                "vocab": {spell(token): id for id, token in sorted(self.vocab.items())},
-                "merges": [[spell(left), spell(right)] for left, right in self.merges],
-            },
+            "decoder": byte_level,
+            "model": model,
         }
 
 

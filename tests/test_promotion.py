@@ -1,0 +1,58 @@
+"""What a notebook promotes is what `helpers` holds, method by method; later notebooks import it."""
+
+import ast
+from functools import cache
+
+from .notebooks import NOTEBOOKS, ROOT, code_cells, definitions, functions, read, shape, source, tags
+
+
+@cache
+def helper_functions() -> dict[str, list[str]]:
+    """Qualified name -> the shapes found under it in helpers/."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "helpers").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                for name, function in functions(node):
+                    found.setdefault(name, []).append(shape(function))
+    return found
+
+
+def promoted(path):
+    """Every function of the cells tagged `promoted` in one notebook: (qualified name, node)."""
+    for cell in code_cells(read(path)):
+        if "promoted" in tags(cell):
+            defined = definitions(source(cell))
+            assert defined, f"{path.name}: a cell is tagged `promoted` but defines nothing:\n{source(cell)}"
+            for node in defined.values():
+                yield from functions(node)
+
+
+def test_promoted_code_is_the_helpers_code():
+    checked = 0
+    for path in NOTEBOOKS:
+        for name, function in promoted(path):
+            assert name in helper_functions(), f"{path.name} promotes {name}, which helpers/ does not have"
+            assert shape(function) in helper_functions()[name], f"{path.name}: {name} differs from its namesake in helpers/"
+            checked += 1
+    assert checked >= 20
+
+
+def test_every_chapter_from_01_on_promotes():
+    for path in NOTEBOOKS[1:]:
+        assert list(promoted(path)), f"{path.name} promotes nothing"
+
+
+def test_later_notebooks_do_not_redefine_what_was_promoted():
+    owners: dict[str, str] = {}
+    for path in NOTEBOOKS:
+        here = {name.split(".")[0] for name, _ in promoted(path)}
+        for cell in code_cells(read(path)):
+            for name in definitions(source(cell)):
+                assert name not in owners, f"{path.name} defines {name} again; {owners[name]} has promoted it"
+        owners |= dict.fromkeys(here, path.name)
+
+
+def test_at_most_five_cells_agree_instead_of_being_copied():
+    agreeing = [path.name for path in NOTEBOOKS for cell in code_cells(read(path)) if "agrees" in tags(cell)]
+    assert len(agreeing) <= 5, agreeing
