@@ -150,18 +150,19 @@ class GPT(nn.Module):
         """Draw the starting weights. Taught in notebook 04.
 
         "gpt2": normal with standard deviation 0.02, divided by √(2 n_layers) where a branch joins the stream.
-        "modern": the stream starts at unit scale, matrices keep the scale of their input, and every branch and an
-        untied head start at zero. Chosen by measurement: recall in chat came earliest this way.
+        "modern": the stream starts at unit scale, matrices keep the scale of their input, the feed-forward's last
+        matrix and an untied head start at zero. Chosen by measurement: heads that copy formed in two thirds of the
+        steps they took with attention's last matrix at zero as well.
         """
         gpt2, depth = self.config.block == "gpt2", 2 * self.config.n_layers
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02 if gpt2 or self.config.tied_head else 1.0)
             elif isinstance(module, nn.Linear):
-                joins_stream = name.endswith(("attention.out", "feed_forward.down"))
                 if gpt2:
+                    joins_stream = name.endswith(("attention.out", "feed_forward.down"))
                     nn.init.normal_(module.weight, std=0.02 / depth**0.5 if joins_stream else 0.02)
-                elif joins_stream or name == "head":
+                elif name == "head" or name.endswith("feed_forward.down"):
                     nn.init.zeros_(module.weight)
                 else:
                     nn.init.normal_(module.weight, std=module.in_features**-0.5)

@@ -47,7 +47,7 @@ def show(figure, alt: str) -> None:
     with plt.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
-    display(Picture(buffer.getvalue(), alt))
+    display(Picture(buffer.getvalue(), alt=alt))
 
 
 class Picture(Image):
@@ -187,14 +187,14 @@ def window_rows(pieces: Sequence[str], context_length: int, stride: int) -> None
     """A stream of tokens and the windows x and y that are cut from it, each under the tokens it holds."""
     starts = range(0, len(pieces) - context_length, stride)
     names = ["stream"] + [f"{side}[{i}]" for i in range(len(starts)) for side in "xy"]
-    cell = max(map(len, pieces)) + 0.6
-    figure, axes = _strips(cell * len(pieces), names)
-    _strip(axes, 0, pieces, [cell] * len(pieces), [INK] * len(pieces))
+    widths = [len(piece) + 1 for piece in pieces]
+    figure, axes = _strips(sum(widths), names)
+    _strip(axes, 0, pieces, widths, [INK] * len(pieces))
     for row in range(1, len(names)):
         window, side = divmod(row - 1, 2)
         first = starts[window] + side
-        part = pieces[first : first + context_length]
-        _strip(axes, row, part, [cell] * len(part), [(SKY, ORANGE)[side]] * len(part), start=cell * first)
+        cut = slice(first, first + context_length)
+        _strip(axes, row, pieces[cut], widths[cut], [(SKY, ORANGE)[side]] * context_length, start=sum(widths[:first]))
     alt = (
         f"{len(starts)} windows of {context_length} tokens, cut from a stream of {len(pieces)} tokens; each starts "
         f"{stride} after the one before, and every y lies one token to the right of its x."
@@ -204,7 +204,296 @@ def window_rows(pieces: Sequence[str], context_length: int, stride: int) -> None
 
 # --- 02 embeddings ----------------------------------------------------------------------------------------------------
 
+
+def raw_data(sentence: str, sound, image, frames, patch: int) -> None:
+    """Text, sound, an image and a video in one row, with the places where each is cut into pieces.
+
+    sound: (pieces, samples); image: (height, width); frames: (n, height, width); patch: a patch's side in pixels.
+    """
+    words, film = sentence.split(), frames[:: len(frames) // 3][:3]
+    figure, axes = new_figure(11, 2.5, ncols=3 + len(film), width_ratios=[1, 1.8] + [1] * (1 + len(film)))
+    for i, word in enumerate(words):
+        box = dict(facecolor="none", edgecolor=ORANGE, pad=1.5)
+        axes[0].text(0.5, 1 - (i + 0.5) / len(words), word, ha="center", va="center", color=INK, fontsize=9, bbox=box)
+    axes[1].plot(sound.flatten().tolist(), color=BLUE, linewidth=1)
+    axes[1].vlines(range(0, sound.numel() + 1, sound.shape[1]), -1, 1, color=ORANGE, linewidth=1)
+    for panel, pixels in zip(axes[2:], [image, *film], strict=True):
+        panel.imshow(pixels, cmap=MAP)
+        edges = [edge - 0.5 for edge in range(0, len(pixels) + 1, patch)]
+        panel.hlines(edges, -0.5, edges[-1], color=ORANGE, linewidth=1)
+        panel.vlines(edges, -0.5, edges[-1], color=ORANGE, linewidth=1)
+    titles = ["text: words", "sound: short pieces", "image: patches"]
+    titles += [f"video: frame {i + 1}" for i in range(len(film))]
+    for panel, title in zip(axes, titles, strict=True):
+        panel.set_title(title, fontsize=11)
+        panel.axis("off")
+    n_patches = (len(image) // patch) ** 2
+    alt = (
+        f"Raw data cut into pieces: a sentence into {len(words)} words, a sound wave into {len(sound)} short pieces, "
+        f"an image into {n_patches} square patches, and each frame of a video into as many patches."
+    )
+    show(figure, alt)
+
+
+def matrices(
+    panels: dict,
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    alt: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    numbers: bool = False,
+    shared: bool = False,
+) -> None:
+    """Matrices side by side, one per title; labels stand where they fit. shared: one colour scale for all."""
+    panels = {title: [[float(value) for value in row] for row in values] for title, values in panels.items()}
+    tallest = max(len(values) for values in panels.values())
+    widths = [len(values[0]) for values in panels.values()]
+    cell = min(0.4, 4 / tallest, 10.5 / sum(widths))
+    size = 1.6 + sum(cell * width + 0.5 for width in widths), 0.6 + cell * tallest + 0.6 * bool(columns or xlabel)
+    figure, axes = new_figure(*size, ncols=len(panels), squeeze=False, width_ratios=widths)
+    every = [value for values in panels.values() for row in values for value in row]
+    for panel, (title, values) in zip(axes[0], panels.items(), strict=True):
+        here = every if shared else [value for row in values for value in row]
+        low, high = min(here), max(here)
+        image = panel.imshow(values, cmap=MAP, vmin=low, vmax=high)
+        panel.set_title(title, fontsize=11)
+        panel.set(xlabel=xlabel, ylabel=ylabel if panel is axes[0][0] else "", anchor="N")
+        names = rows if len(values) == len(rows) and panel is axes[0][0] else ()
+        panel.set_yticks(range(len(names)), names)
+        names = columns if len(values[0]) == len(columns) else ()
+        panel.set_xticks(range(len(names)), names, rotation=90)
+        for i, row in enumerate(values if numbers else ()):
+            for j, value in enumerate(row):
+                colour = "black" if value > (low + high) / 2 else "white"
+                panel.text(j, i, f"{value:.1f}".removesuffix(".0"), ha="center", va="center", color=colour, fontsize=8)
+    if shared:
+        figure.colorbar(image, ax=axes[0], shrink=0.8).ax.tick_params(colors=INK)
+    show(figure, alt)
+
+
+def graph(nodes: Sequence[tuple[str, str, str]], *, alt: str) -> None:
+    """A computation from left to right. Each node: its name, what flows forward (above it), what flows back (below)."""
+    figure, axes = new_figure(1.75 * len(nodes), 2.1)
+    axes.set(xlim=(-0.55, len(nodes) - 0.45), ylim=(-1.2, 1.2))
+    axes.axis("off")
+    for i, (name, forward, backward) in enumerate(nodes):
+        box = dict(boxstyle="round,pad=0.4", facecolor="none", edgecolor=INK)
+        axes.text(i, 0, name, ha="center", va="center", color=INK, bbox=box)
+        axes.text(i, 0.62, forward, ha="center", va="center", color=SKY)
+        axes.text(i, -0.62, backward, ha="center", va="center", color=ORANGE)
+        if i:
+            for height, start, end, colour in ((0.12, i - 0.64, i - 0.36, SKY), (-0.12, i - 0.36, i - 0.64, ORANGE)):
+                axes.annotate("", (end, height), (start, height), arrowprops=dict(arrowstyle="->", color=colour))
+    axes.text(-0.5, 1.15, "forward: values", color=SKY, fontsize=9, va="top")
+    axes.text(-0.5, -1.15, "backward: gradients", color=ORANGE, fontsize=9, va="bottom")
+    show(figure, alt)
+
+
+def word_maps(maps: dict, words: Sequence[str], groups: dict[str, Sequence[str]], *, alt: str) -> None:
+    """Word vectors flattened to two numbers by PCA, one panel per title; each group has its own colour and mark.
+
+    maps: title -> (n_words, d) tensor whose row i belongs to words[i]; the words of the groups are drawn.
+    """
+    import torch
+
+    chosen = [words.index(word) for members in groups.values() for word in members]
+    figure, axes = new_figure(5 * len(maps), 4.6, ncols=len(maps), squeeze=False)
+    for panel, (title, vectors) in zip(axes[0], maps.items(), strict=True):
+        points = vectors[chosen].float()
+        points = points - points.mean(0)
+        directions = torch.linalg.svd(points, full_matrices=False)[2][:2]
+        # A direction and its opposite are equally good; one of the two is chosen, so that the map does not flip.
+        largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+        flat = iter((points @ (directions * largest.sign()).T).tolist())
+        for mark, colour, (group, members) in zip("osD^vP", COLOURS, groups.items(), strict=False):
+            for i, word in enumerate(members):
+                place = next(flat)
+                panel.scatter(*place, color=colour, marker=mark, s=28, label="" if i else group)
+                panel.annotate(word, place, xytext=(4, 3), textcoords="offset points", color=INK, fontsize=9)
+        panel.set(title=title, xticks=[], yticks=[])
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(groups), labelcolor=INK, frameon=False)
+    show(figure, alt)
+
+
+def clocks(angles, *, alt: str) -> None:
+    """angles: (positions, pairs) in radians. One clock face for each, its hand at that angle."""
+    angles = [[float(angle) for angle in row] for row in angles]
+    shape = dict(nrows=len(angles[0]), ncols=len(angles))
+    figure, axes = new_figure(1.2 + 0.9 * shape["ncols"], 0.2 + 0.95 * shape["nrows"], squeeze=False, **shape)
+    for pair, faces in enumerate(axes):
+        for position, face in enumerate(faces):
+            _dial(face, {"": angles[position][pair]}, colours=[COLOURS[pair % len(COLOURS)]])
+            face.set_title("" if pair else f"{position}", fontsize=11)
+        faces[0].set_ylabel(f"pair {pair}", rotation=0, ha="right", va="center")
+    show(figure, alt)
+
+
+def dials(panels: dict[str, dict[str, float]], *, alt: str) -> None:
+    """One clock face per title, with several named hands: name -> angle in radians."""
+    figure, axes = new_figure(2.6 * len(panels), 2.8, ncols=len(panels), squeeze=False)
+    for face, (title, hands) in zip(axes[0], panels.items(), strict=True):
+        _dial(face, hands, colours=COLOURS)
+        face.set_title(title, fontsize=11)
+    show(figure, alt)
+
+
+def _dial(face, hands: dict[str, float], colours: Sequence[str]) -> None:
+    from math import cos, sin
+
+    face.add_patch(plt.Circle((0, 0), 1, fill=False, edgecolor=INK))
+    for (name, angle), colour in zip(hands.items(), colours, strict=False):
+        x, y = cos(angle), sin(angle)
+        face.annotate("", (x, y), (0, 0), arrowprops=dict(arrowstyle="->", color=colour, linewidth=2))
+        face.text(1.25 * x, 1.25 * y, name, ha="center", va="center", color=colour)
+    room = 1.5 if any(hands) else 1.1
+    face.set(xlim=(-room, room), ylim=(-room, room), aspect="equal", xticks=[], yticks=[])
+    face.spines[:].set_visible(False)
+
+
 # --- 03 attention -----------------------------------------------------------------------------------------------------
+
+
+def attention_maps(maps: dict, words: Sequence[str] = (), *, alt: str, colour_bar: bool = True) -> None:
+    """One square map of weights per entry: rows look, columns are looked at, what lies in the future is left blank.
+
+    Each value: (n, n) weights between 0 and 1. `words` label both sides; without them the places are counted from 0.
+    """
+    n = len(next(iter(maps.values())))
+    side = max(2.3, 0.33 * n if words else 0.0)
+    width = (side + (0.9 if words else 0.4)) * len(maps) + 0.9
+    figure, all_axes = new_figure(width, side + 1.1, ncols=len(maps), squeeze=False)
+    for axes, (title, weights) in zip(all_axes[0], maps.items(), strict=True):
+        future = [[j > i and float(weights[i][j]) == 0 for j in range(n)] for i in range(n)]
+        cells = [[float("nan") if future[i][j] else float(weights[i][j]) for j in range(n)] for i in range(n)]
+        image = axes.imshow(cells, cmap=MAP, vmin=0, vmax=1)
+        axes.set_title(title)
+        if words:
+            axes.set_xticks(range(n), words, rotation=60, ha="right", rotation_mode="anchor", fontsize=9)
+            axes.set_yticks(range(n), words, fontsize=9)
+        else:
+            axes.locator_params(integer=True, nbins=5)
+        if axes is all_axes[0][0]:
+            axes.set_ylabel("who looks")
+        axes.set_xlabel("who is looked at")
+    if colour_bar:
+        with plt.rc_context(STYLE):
+            figure.colorbar(image, ax=all_axes[0].tolist(), label="weight", fraction=0.05)
+    show(figure, alt)
+
+
+def dot_products(pairs: dict) -> None:
+    """Pairs of 2-D vectors as arrows, one panel per entry of `pairs` (name -> (a, b)), with their dot product."""
+    figure, all_axes = new_figure(2.4 * len(pairs), 2.7, ncols=len(pairs), sharex=True, sharey=True)
+    told = []
+    for axes, (name, (a, b)) in zip(all_axes, pairs.items(), strict=True):
+        a, b = [float(v) for v in a], [float(v) for v in b]
+        product = a[0] * b[0] + a[1] * b[1]
+        for vector, colour, style in ((a, BLUE, "-"), (b, ORANGE, "--")):
+            arrow = dict(arrowstyle="-|>", color=colour, linewidth=2.5, linestyle=style, shrinkA=0, shrinkB=0)
+            axes.annotate("", vector, (0, 0), arrowprops=arrow)
+        axes.plot(0, 0, "o", color=INK, markersize=4)
+        axes.set(xlim=(-2.3, 2.3), ylim=(-1.7, 2.3), aspect="equal", title=f"{name}\na · b = {product:.1f}")
+        axes.axis("off")
+        told.append(f"{name}: {product:.1f}")
+    show(figure, f"Two arrows in each panel and their dot product. {'; '.join(told)}.")
+
+
+def softmax_by_scale(scores: Sequence[float], scales: Sequence[float]) -> None:
+    """The same scores, multiplied by each of `scales`, after softmax: one bar chart each."""
+    import math
+
+    figure, all_axes = new_figure(2.3 * len(scales), 2.6, ncols=len(scales), sharey=True)
+    largest = []
+    for axes, scale in zip(all_axes, scales, strict=True):
+        powers = [math.exp(float(score) * scale) for score in scores]
+        weights = [power / sum(powers) for power in powers]
+        drawn = axes.bar(range(len(weights)), weights, color=BLUE)
+        axes.bar_label(drawn, fmt="%.2f", color=INK, fontsize=9)
+        axes.set(title=f"scores × {scale:g}", ylim=(0, 1.15))
+        axes.set_xticks(range(len(weights)), [f"{float(score) * scale:g}" for score in scores])
+        largest.append(f"{max(weights):.2f}")
+    all_axes[0].set_ylabel("weight")
+    told = [", ".join(f"{float(value):g}" for value in values) for values in (scores, scales)]
+    show(figure, f"Softmax of {told[0]}, times {told[1]}. The largest weight grows: {', '.join(largest)}.")
+
+
+def attention_steps(queries, keys, values, words: Sequence[str], *, alt: str) -> None:
+    """One head on one sentence, left to right: queries, keys, scores, weights, values, output.
+
+    queries, keys, values: (time, head_dim) tensors. Every panel has its own scale; the words label the rows.
+    """
+    scores = queries @ keys.T / keys.shape[-1] ** 0.5
+    future = scores.new_ones(scores.shape).triu(1).bool()
+    weights = scores.masked_fill(future, -float("inf")).softmax(-1)
+    panels = {
+        "queries": queries,
+        "keys": keys,
+        "scores": scores.masked_fill(future, float("nan")),
+        "weights": weights.masked_fill(future, float("nan")),
+        "values": values,
+        "output": weights @ values,
+    }
+    widths = [tensor.shape[1] for tensor in panels.values()]
+    figure, all_axes = new_figure(11, 3.3, ncols=len(panels), gridspec_kw={"width_ratios": widths})
+    signs = ("", "·", "→", "→", "·", "=")
+    for axes, (title, tensor), sign in zip(all_axes, panels.items(), signs, strict=True):
+        axes.imshow(tensor.tolist(), cmap=MAP, aspect="auto")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(" × ".join(str(size) for size in tensor.shape), fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        place = dict(xy=(0, 0.5), xycoords="axes fraction", xytext=(-3, 0), textcoords="offset points")
+        axes.annotate(sign, **place, ha="right", va="center", fontsize=13, color=INK)
+    all_axes[0].set_yticks(range(len(words)), words, fontsize=9)
+    show(figure, alt)
+
+
+def split_heads(x, n_heads: int) -> None:
+    """A (time, d_model) table of numbers beside the n_heads tables of (time, head_dim) it is cut into."""
+    table = [[float(value) for value in row] for row in x]
+    n_rows, n_columns = len(table), len(table[0])
+    size = n_columns // n_heads
+    widths = [n_columns] + [size] * n_heads
+    size_in_inches = 0.5 * sum(widths) + 1.2 * n_heads, 0.5 * n_rows + 0.9
+    figure, all_axes = new_figure(*size_in_inches, ncols=1 + n_heads, gridspec_kw={"width_ratios": widths})
+    parts = [(f"d_model = {n_columns}", 0, n_columns)]
+    parts += [(f"head {head}", head * size, size) for head in range(n_heads)]
+    for axes, (title, first, width) in zip(all_axes, parts, strict=True):
+        axes.set(xlim=(0, width), ylim=(n_rows, 0), aspect="equal", title=title)
+        axes.set_xticks([])
+        axes.set_yticks([i + 0.5 for i in range(n_rows)], [f"token {i}" for i in range(n_rows)])
+        axes.tick_params(length=0)
+        for i in range(n_rows):
+            for j in range(width):
+                colour = COLOURS[((first + j) // size) % len(COLOURS)]
+                axes.add_patch(plt.Rectangle((j, i), 1, 1, facecolor=colour, edgecolor="white"))
+                axes.text(j + 0.5, i + 0.5, f"{table[i][first + j]:g}", ha="center", va="center", color="black")
+    alt = f"A table of {n_rows} tokens by {n_columns} numbers, cut by columns into {n_heads} of {n_rows} by {size}: "
+    show(figure, alt + "every head keeps all tokens and gets a share of each token's numbers.")
+
+
+def cached_work(n: int) -> None:
+    """Writing `n` tokens one by one: the keys and values computed at each step, without and with a cache."""
+    figure, all_axes = new_figure(6.4, 3.2, ncols=2, sharey=True)
+    for axes, cached in zip(all_axes, (False, True), strict=True):
+        for step in range(n):
+            for token in range(step + 1):
+                new = token == step
+                colour = BLUE if new else "none" if cached else ORANGE
+                hatch = "///" if colour == ORANGE else ""
+                axes.add_patch(plt.Rectangle((token, step), 1, 1, facecolor=colour, hatch=hatch, edgecolor=INK))
+        total = n if cached else n * (n + 1) // 2
+        axes.set(xlim=(0, n), ylim=(n, 0), aspect="equal", title=f"{'with' if cached else 'without'} a cache: {total}")
+        axes.set(xlabel="token", xticks=[i + 0.5 for i in range(n)], yticks=[i + 0.5 for i in range(n)])
+        axes.set(xticklabels=range(1, n + 1), yticklabels=range(1, n + 1))
+        axes.tick_params(length=0)
+    all_axes[0].set_ylabel("step")
+    alt = f"Two staircases of {n} steps. Without a cache every step computes all tokens so far again, "
+    show(figure, alt + f"{n * (n + 1) // 2} keys in all; with a cache each step computes one, {n} in all.")
+
 
 # --- 04 GPT -----------------------------------------------------------------------------------------------------------
 
