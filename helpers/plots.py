@@ -138,6 +138,31 @@ def matrix(
 
 # --- 00 what is a language model --------------------------------------------------------------------------------------
 
+
+def surprises(words: Sequence[str], bits: Sequence[float], *, alt: str) -> None:
+    """One bar per word, in the order of the text; words may come twice. bits: the surprise of each."""
+    figure, axes = new_figure(max(4, 0.85 * len(words)), 2.8)
+    drawn = axes.bar(range(len(words)), bits, color=BLUE)
+    axes.bar_label(drawn, fmt="%.1f", color=INK)
+    axes.set_xticks(range(len(words)), words)
+    axes.set(ylabel="surprise in bits")
+    show(figure, alt)
+
+
+def slope(
+    x: Sequence[float], y: Sequence[float], *, at: tuple[float, float], slope: float, xlabel: str, alt: str
+) -> None:
+    """A loss over one weight, and the straight line that touches it at the point `at`."""
+    figure, axes = new_figure(6, 3)
+    axes.plot(x, y, color=BLUE, label="loss")
+    ends = at[0] - 2, at[0] + 2
+    axes.plot(ends, [at[1] + slope * (end - at[0]) for end in ends], "--", color=ORANGE, label="slope here")
+    axes.plot(*at, "o", color=ORANGE)
+    axes.set(xlabel=xlabel, ylabel="loss")
+    axes.legend(frameon=False, labelcolor=INK)
+    show(figure, alt)
+
+
 # --- 01 tokenization --------------------------------------------------------------------------------------------------
 
 
@@ -496,6 +521,65 @@ def cached_work(n: int) -> None:
 
 
 # --- 04 GPT -----------------------------------------------------------------------------------------------------------
+
+BLOCK_PARTS = {
+    "gpt2": ("GPT-2", "LayerNorm", "attention\nwith biases", "feed-forward\nGELU, biases", "+ learned positions"),
+    "modern": ("modern", "RMSNorm", "attention\nrotary, query/key norm", "feed-forward\nSwiGLU", ""),
+}
+
+
+def gpt_blocks(*kinds: str) -> None:
+    """The way of a token through the model, from below: the stream, and the two branches of each block.
+
+    kinds: "gpt2", "modern" or both, side by side. What differs from GPT-2 is drawn in orange.
+    """
+    figure, all_axes = new_figure(4.6 * len(kinds), 4.6, ncols=len(kinds), squeeze=False)
+    for axes, kind in zip(all_axes[0], kinds, strict=True):
+        title, norm, attention, feed_forward, positions = BLOCK_PARTS[kind]
+        colour = ORANGE if kind == "modern" else BLUE
+        axes.set(xlim=(-0.9, 4.1), ylim=(-0.5, 8.6), title=title)
+        axes.axis("off")
+        axes.annotate("", (0, 7.5), (0, 0.3), arrowprops=dict(arrowstyle="->", color=INK, linewidth=4))
+        axes.add_patch(plt.Rectangle((-0.45, 0.75), 4.45, 5.7, fill=False, edgecolor=INK, linestyle=":"))
+        axes.text(3.95, 6.3, "one block,\nmany times", ha="right", va="top", color=INK, fontsize=9)
+        for bottom, part in ((1.1, attention), (3.9, feed_forward)):
+            for y, height, name in ((bottom + 0.35, 0.6, norm), (bottom + 1.45, 0.9, part)):
+                axes.add_patch(plt.Rectangle((1, y - height / 2), 2.3, height, fill=False, edgecolor=colour))
+                axes.text(2.15, y, name, ha="center", va="center", color=INK, fontsize=10)
+            away = dict(arrowstyle="->", color=colour, linewidth=1.5, shrinkA=0, shrinkB=0)
+            axes.annotate("", (1, bottom + 0.35), (0.05, bottom), arrowprops=away)
+            axes.annotate("", (2.15, bottom + 1.0), (2.15, bottom + 0.65), arrowprops=away)
+            axes.annotate("", (0.2, bottom + 2.1), (1, bottom + 1.65), arrowprops=away)
+            axes.text(0, bottom + 2.15, "+", ha="center", va="center", color="white", fontsize=12,
+                      bbox=dict(boxstyle="circle,pad=0.12", facecolor=INK, edgecolor=INK))
+        axes.text(0, -0.05, f"token embedding {positions}", ha="left", va="center", color=INK, fontsize=10)
+        axes.text(0, 8.0, f"{norm}, head, logits", ha="left", va="center", color=INK, fontsize=10)
+    alt = (
+        "A stream runs from the token embedding up to the head. In every block two branches leave it, first norm and "
+        "attention, then norm and feed-forward, and both are added back to it."
+    )
+    if len(kinds) > 1:
+        alt += " The modern block has the same shape with RMSNorm, rotary positions, query/key norm and SwiGLU."
+    show(figure, alt)
+
+
+def parameter_shares(models: dict[str, dict[str, float]], *, alt: str) -> None:
+    """One bar per model, cut into the shares of its parts: name -> {part: number of parameters}."""
+    figure, axes = new_figure(8, 0.7 + 0.55 * len(models))
+    for row, parts in enumerate(models.values()):
+        start, total = 0.0, sum(parts.values())
+        for (part, count), colour in zip(parts.items(), (BLUE, ORANGE, GREEN, PINK), strict=False):
+            share = count / total
+            axes.barh(row, share, left=start, color=colour, label=part if row == 0 else None, height=0.6)
+            if share > 0.06:
+                axes.text(start + share / 2, row, f"{share:.0%}", ha="center", va="center", color="black", fontsize=9)
+            start += share
+    axes.set_yticks(range(len(models)), list(models))
+    axes.set(xlim=(0, 1), xlabel="share of the parameters")
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=4, labelcolor=INK, frameon=False)
+    show(figure, alt)
+
 
 # --- 05 pretraining ---------------------------------------------------------------------------------------------------
 

@@ -64,9 +64,8 @@ class Optimizers:
         matrices, embeddings, others = [], [], []
         for name, parameter in model.named_parameters():
             if "embedding" in name:
-                # A tied embedding is also the head, and GPT-2's starts at 0.02: both need small steps.
-                small = model.config.tied_head or model.config.block == "gpt2"
-                (others if small else embeddings).append(parameter)
+                # GPT-2's embeddings start at 0.02 and need small steps; ours start at 1.
+                (others if model.config.block == "gpt2" else embeddings).append(parameter)
             else:
                 (matrices if name.startswith("blocks.") and parameter.ndim == 2 else others).append(parameter)
         groups = [{"params": others, "lr": plan.vector_lr}]
