@@ -172,8 +172,12 @@ class GPT(nn.Module):
                     nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if self.config.tied_head and not gpt2:
-            nn.init.constant_(self.norm.weight, HEAD_SCALE)
+        if not gpt2:
+            for block in self.blocks:
+                nn.init.orthogonal_(block.attention.value.weight)
+                block.attention.out.weight.copy_(block.attention.value.weight.T)
+            if self.config.tied_head:
+                nn.init.constant_(self.norm.weight, HEAD_SCALE)
 
     def forward(self, ids: Tensor, cache: list[KVCache] | None = None) -> Tensor:
         """With a cache from `new_cache`, ids holds only the tokens that are not in it yet."""

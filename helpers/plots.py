@@ -541,7 +541,7 @@ def gpt_blocks(*kinds: str) -> None:
         axes.axis("off")
         axes.annotate("", (0, 7.5), (0, 0.3), arrowprops=dict(arrowstyle="->", color=INK, linewidth=4))
         axes.add_patch(plt.Rectangle((-0.45, 0.75), 4.45, 5.7, fill=False, edgecolor=INK, linestyle=":"))
-        axes.text(3.95, 6.3, "one block,\nmany times", ha="right", va="top", color=INK, fontsize=9)
+        axes.text(4, 6.6, "one block, many times", ha="right", va="bottom", color=INK, fontsize=9)
         for bottom, part in ((1.1, attention), (3.9, feed_forward)):
             for y, height, name in ((bottom + 0.35, 0.6, norm), (bottom + 1.45, 0.9, part)):
                 axes.add_patch(plt.Rectangle((1, y - height / 2), 2.3, height, fill=False, edgecolor=colour))
