@@ -58,11 +58,13 @@ SIZES = {
 
 
 def models_folder() -> Path:
-    """Where grown models live: data/models in the checkout, else SPROUT_HOME, else the user's cache folder."""
+    """Where grown models live: SPROUT_HOME if it is set, else data/models in the checkout, else the user's cache folder."""
+    if home := os.environ.get("SPROUT_HOME"):
+        return Path(home) / "models"
     checkout = SPROUT_FOLDER.parent
     if os.access(checkout, os.W_OK):
         return checkout / "models"
-    home = Path(os.environ.get("SPROUT_HOME") or Path.home() / ".cache" / "sprout")
+    home = Path.home() / ".cache" / "sprout"
     print(f"{checkout} cannot be written to, so models are kept in {home / 'models'}", file=sys.stderr)
     return home / "models"
 
@@ -151,7 +153,8 @@ class Grower:
     """Grows a model in `folder`, stage by stage; every stage goes on from where it is.
 
     The base model ends up in folder/base, the chat model in folder itself; plain text ends with a base model in
-    folder. `show` receives lines for people. Raises ValueError or FileNotFoundError before anything is written when
+    folder. stages=("base",) stops after pretraining, and start_from=folder/base goes on from there. `show` receives
+    lines for people; progress=False leaves out the bar. Raises ValueError or FileNotFoundError before anything is written when
     the data or the size is unusable.
     """
 
@@ -164,7 +167,9 @@ class Grower:
         start_from: str | Path | None = None,
         max_seconds: float | None = None,
         resume: bool = False,
+        stages: tuple[str, ...] = STAGES,
         show: Callable[[str], None] = print,
+        progress: bool = True,
     ):
         if size not in SIZES:
             raise ValueError(f"the size must be one of {', '.join(SIZES)}, got {size!r}")
@@ -172,8 +177,9 @@ class Grower:
             raise ValueError(f"--max-seconds must be above 0, got {max_seconds}")
         name = "sprout" if data == "sprout" else Path(data).stem
         self.folder = Path(folder) if folder else models_folder() / name
-        self.show = show
+        self.show, self.progress = show, progress
         self.record = {
+            "stages": list(stages),
             "data": data,
             "size": size,
             "from": str(start_from) if start_from else None,
@@ -204,24 +210,21 @@ class Grower:
 
     def grow(self) -> Path:
         """Run every stage that is not finished; returns the folder of the last model."""
-        stages = STAGES if self.data.conversations else ("base",)
-        start = self.record["from"]
+        start = folder = self.record["from"]
+        stages = [stage for stage in self.record["stages"] if stage == "base" or self.data.conversations]
         if start:
-            stages = ("chat",) if self.data.conversations else ("base",)
-        model = None
+            stages = stages[-1:]  # a model to go on from needs no base stage before the chat stage
         for stage in stages:
-            folder = self.folder / "base" if stages == STAGES and stage == "base" else self.folder
-            if stage in self.record.get("finished", []):
-                start = folder
-                continue
-            model = self._stage(stage, folder, start, share={"base": 0.3, "chat": 0.7}[stage] if len(stages) > 1 else 1.0)
-            self.record.setdefault("finished", []).append(stage)
-            self._write_record()
+            folder = self.folder / "base" if stage == "base" and self.data.conversations else self.folder
+            if stage not in self.record.get("finished", []):
+                self._stage(stage, folder, start, share={"base": 0.3, "chat": 0.7}[stage] if len(stages) > 1 else 1.0)
+                self.record.setdefault("finished", []).append(stage)
+                self._write_record()
             start = folder
         (self.folder / "growing.json").unlink(missing_ok=True)
-        return self.folder
+        return folder
 
-    def _stage(self, stage: str, folder: Path, start, share: float) -> GPT:
+    def _stage(self, stage: str, folder: Path, start, share: float) -> None:
         began = time.perf_counter()
         checkpoint = latest_checkpoint(folder) if stage in self.record["plans"] else None
         if checkpoint:
@@ -263,7 +266,6 @@ class Grower:
             f"held-out loss {result.loss:.3f} ({result.bits_per_byte:.3f} bits per byte) after "
             f"{run['tokens']:,} tokens and {run['seconds']:.0f} s; kept in {folder}"
         )
-        return model
 
     def _first_model(self, start) -> GPT:
         """The model a stage begins with, and its tokenizer."""
@@ -294,7 +296,7 @@ class Grower:
 
         losses, saved = [], time.perf_counter()
         steps = train(model, batches, plan, optimizers=optimizers, done=done)
-        bar = tqdm(total=plan.steps, initial=done, unit="step", mininterval=1, disable=None)
+        bar = tqdm(total=plan.steps, initial=done, unit="step", mininterval=1, disable=None if self.progress else True)
         step = Step(done, float("nan"), 0.0, 0)
         try:
             for step in steps:
@@ -303,7 +305,7 @@ class Grower:
                 if step.number % max(1, plan.steps // 100) == 0:
                     losses.append((step.number, round(step.loss, 4)))
                 if step.number % max(1, plan.steps // 5) == 0 and step.number < plan.steps:
-                    bar.write(f"  step {step.number}: {self._sample(stage, model)}")
+                    self.show(f"  step {step.number}: {self._sample(stage, model)}")
                 if time.perf_counter() - saved > 30:
                     save_checkpoint(folder, model, optimizers, step.number, self.record)
                     saved = time.perf_counter()

@@ -30,6 +30,7 @@ STYLE = {
     "axes.prop_cycle": plt.cycler(color=COLOURS),
     "font.size": 11,
     "legend.frameon": False,
+    "legend.labelcolor": INK,
 }
 
 
@@ -101,7 +102,7 @@ def lines(
         axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
-    axes.legend()
+    axes.legend(frameon=False, labelcolor=INK)
     show(figure, alt)
 
 
@@ -115,7 +116,13 @@ def bars(values: dict[str, float], *, ylabel: str, alt: str) -> None:
 
 
 def matrix(
-    values, *, rows: Sequence[str] = (), columns: Sequence[str] = (), alt: str, title: str = "", numbers: bool | None = None
+    values,
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    alt: str,
+    title: str = "",
+    numbers: bool | None = None,
 ) -> None:
     """A 2-D tensor or list of lists as coloured cells; numbers are written in while there are at most 8 x 12."""
     values = [[float(value) for value in row] for row in values]

@@ -1,6 +1,7 @@
 """Small things that many tests share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from helpers.gpt import GPT, GPTConfig
 from helpers.tokenizer import BPETokenizer
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+# What tests and re-executed notebooks grow must not replace the reader's own Sprout.
+os.environ.setdefault("SPROUT_HOME", tempfile.mkdtemp(prefix="sprout-tests-"))
 if (SHARED / "tiktoken_cache").is_dir():
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(SHARED / "tiktoken_cache"))
 
