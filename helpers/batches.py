@@ -63,6 +63,19 @@ def pack(
     return ids[:, :-1], ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
 
 
+def repetition_rows(n: int, vocab_size: int, time: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Practice in copying: random ids that start over after 6 to time // 2 tokens. x, y (n, time - 1).
+
+    Only tokens that can be known, because they stood there before, count in y. There is nothing else to learn in
+    these rows, which is why a model learns to copy from them so fast.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    period = torch.randint(6, time // 2, (n, 1), generator=generator)
+    position = torch.arange(time).expand(n, -1)
+    ids = torch.randint(0, vocab_size, (n, time), generator=generator).gather(1, position % period)
+    return ids[:, :-1], ids[:, 1:].masked_fill(position[:, 1:] <= period, IGNORED)
+
+
 class Batches:
     """Endless batches of rows in shuffled order: `batches[step]` is always the same, so that a run can be resumed.
 

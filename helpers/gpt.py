@@ -151,10 +151,10 @@ class GPT(nn.Module):
         """Draw the starting weights. Taught in notebook 04.
 
         "gpt2": normal with standard deviation 0.02, divided by √(2 n_layers) where a branch joins the stream.
-        "modern": the stream starts at unit scale, matrices keep the scale of their input, the feed-forward's last
-        matrix starts at zero. The head starts as a small copy of the embedding, so that a token which attention
-        brings along is already a guess for the next one: heads that copy form in a third of the steps they take
-        with a head of zeros (measured on random sequences said twice).
+        "modern": everything starts so that copying is easy to learn. The stream has unit scale. Attention's output
+        matrix undoes its value matrix, so that what a head looks at arrives as it was; the head is a small copy of
+        the embedding, so that what arrives is already a guess; one head of the first block looks one token back
+        (`MultiHeadAttention.look_back`). The feed-forwards add nothing yet.
         """
         gpt2, depth = self.config.block == "gpt2", 2 * self.config.n_layers
         for name, module in self.named_modules():
@@ -178,6 +178,8 @@ class GPT(nn.Module):
                 block.attention.out.weight.copy_(block.attention.value.weight.T)
             if self.config.tied_head:
                 nn.init.constant_(self.norm.weight, HEAD_SCALE)
+            self.token_embedding.weight[:, 0] = 3.0  # the same in every token, for the head that looks by position
+            self.blocks[0].attention.look_back()
 
     def forward(self, ids: Tensor, cache: list[KVCache] | None = None) -> Tensor:
         """With a cache from `new_cache`, ids holds only the tokens that are not in it yet."""

@@ -590,4 +590,86 @@ def parameter_shares(models: dict[str, dict[str, float]], *, alt: str) -> None:
 
 # --- 05 pretraining ---------------------------------------------------------------------------------------------------
 
+
+def cuts(panels: dict[str, Sequence[float]], tokens: Sequence[str], *, alt: str) -> None:
+    """One distribution over `tokens` per panel, side by side; a token cut to 0 is marked by a cross."""
+    figure, axes = new_figure(2.6 * len(panels), 2.6, ncols=len(panels), sharey=True, squeeze=False)
+    for panel, (title, probabilities) in zip(axes[0], panels.items(), strict=True):
+        probabilities = [float(p) for p in probabilities]
+        panel.bar(range(len(tokens)), probabilities, color=BLUE)
+        gone = [i for i, p in enumerate(probabilities) if p == 0]
+        panel.plot(gone, [0.02] * len(gone), "x", color=ORANGE)
+        panel.set_xticks(range(len(tokens)), tokens, rotation=60, ha="right")
+        panel.set_title(title, fontsize=11)
+    axes[0, 0].set_ylabel("probability")
+    show(figure, alt)
+
+
 # --- 06 chat ----------------------------------------------------------------------------------------------------------
+
+def masked_tokens(rows: Sequence[tuple[Sequence[str], Sequence[int]]], *, alt: str) -> None:
+    """One strip per message, cut into its tokens. Those with mask 1, which are learned, have another colour."""
+    widths = [[len(piece) + 0.6 for piece in pieces] for pieces, _ in rows]
+    widest = max(map(sum, widths))
+    figure, axes = new_figure(0.4 + 0.125 * widest, 0.36 * len(rows) + 0.5)
+    axes.set(xlim=(0, widest), ylim=(len(rows) - 0.5, -0.5))
+    axes.axis("off")
+    for y, ((pieces, mask), row) in enumerate(zip(rows, widths, strict=True)):
+        _strip(axes, y, pieces, row, [ORANGE if learned else SKY for learned in mask])
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (SKY, ORANGE)]
+    figure.legend(handles, ["read only", "learned"], loc="outside lower left", ncols=2, labelcolor=INK, frameon=False)
+    show(figure, alt)
+
+
+def packed_rows(kinds: Sequence[Sequence[int]]) -> None:
+    """Training rows as strips of tokens. kinds: for each token 0 (read only), 1 (learned) or 2 (separator)."""
+    from matplotlib.colors import ListedColormap
+
+    kinds = [[int(kind) for kind in row] for row in kinds]
+    names, colours = ("read only", "learned", "separator"), (SKY, ORANGE, "black")
+    figure, axes = new_figure(9, 0.8 + 0.28 * len(kinds))
+    axes.imshow(kinds, cmap=ListedColormap(colours), vmin=0, vmax=2, aspect="auto", interpolation="nearest")
+    axes.hlines([i + 0.5 for i in range(len(kinds) - 1)], -0.5, len(kinds[0]) - 0.5, color="white", linewidth=3)
+    axes.set_yticks(range(len(kinds)), [f"row {i}" for i in range(len(kinds))])
+    axes.set(xlabel="place in the row")
+    handles = [plt.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor=INK) for colour in colours]
+    figure.legend(handles, names, loc="outside upper left", ncols=3, labelcolor=INK, frameon=False)
+    show(figure, f"{len(kinds)} rows of tokens. In each, stretches that are only read and stretches that are learned take turns.")
+
+
+def window_of_messages(messages: Sequence[dict], lengths: Sequence[int], n_dropped: int, limit: int, *, alt: str) -> None:
+    """One bar per message, as long as it has tokens, laid end to end: the first `n_dropped` fall out of the window.
+
+    lengths: tokens per message; limit: how many tokens the window holds, counted from the newest end.
+    """
+    figure, axes = new_figure(9, 0.9 + 0.36 * len(messages))
+    total, start = sum(lengths), 0
+    axes.axvspan(total - limit, total, color=INK, alpha=0.15, linewidth=0)
+    for row, (message, length) in enumerate(zip(messages, lengths, strict=True)):
+        dropped = row < n_dropped
+        colour = "none" if dropped else SKY if message["role"] == "user" else ORANGE
+        axes.barh(row, length, left=start, facecolor=colour, edgecolor=INK, hatch="///" if dropped else "", height=0.7)
+        text = message["content"] if len(message["content"]) < 32 else message["content"][:30] + "…"
+        right = start > total / 2
+        place = dict(x=start - 0.6, ha="right") if right else dict(x=start + length + 0.6, ha="left")
+        axes.text(y=row, s=text, va="center", color=INK, fontsize=9, **place)
+        start += length
+    axes.set_yticks(range(len(messages)), [message["role"] for message in messages])
+    axes.set(xlim=(0, total), xlabel="tokens, oldest first; the grey ground is what the window holds")
+    axes.invert_yaxis()
+    show(figure, alt)
+
+
+def grouped_shares(values: dict[str, dict[str, float]], *, alt: str, xlabel: str = "share of right replies") -> None:
+    """Shares between 0 and 1, one row per group and one bar per name: name -> {group: share}."""
+    groups = list(next(iter(values.values())))
+    height = 0.8 / len(values)
+    figure, axes = new_figure(7, 0.9 + 0.4 * len(groups))
+    for i, ((name, shares), colour, hatch) in enumerate(zip(values.items(), COLOURS, ("", "///", "..", ""), strict=False)):
+        places = [row - 0.4 + (i + 0.5) * height for row in range(len(groups))]
+        axes.barh(places, [shares[group] for group in groups], height, color=colour, hatch=hatch, edgecolor=INK, label=name)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set(xlim=(0, 1), xlabel=xlabel)
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=len(values), labelcolor=INK, frameon=False)
+    show(figure, alt)

@@ -134,6 +134,7 @@ def is_well_formed(reply: str, ended: bool) -> bool:
 
 def model_replies(model: GPT, tokenizer: BPETokenizer, items: list[Item], max_new_tokens: int = 100) -> list[tuple[str, bool]]:
     """Greedy replies, in batches of prompts of similar length: (text, ended by itself)."""
+    max_new_tokens = min(max_new_tokens, model.config.context_length // 2)
     room = model.config.context_length - max_new_tokens
     prompts = [render(fit_context(item.messages, tokenizer, room), tokenizer, True)[0] for item in items]
     order = sorted(range(len(items)), key=lambda i: len(prompts[i]))

@@ -32,7 +32,7 @@ class TrainingPlan:
 
     steps: int
     matrix_lr: float = 0.02  # Muon: hidden matrices
-    vector_lr: float = 3e-3  # AdamW: head, norms, biases
+    vector_lr: float = 0.01  # AdamW: head, norms, biases
     embedding_lr: float = 0.03  # AdamW: embeddings; unit-scale rows have further to go
     weight_decay: float = 0.0
     warmup: float = 0.02  # share of the steps

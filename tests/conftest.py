@@ -10,6 +10,7 @@ import torch
 from helpers.gpt import GPT, GPTConfig
 from helpers.tokenizer import BPETokenizer
 
+ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 # What tests and re-executed notebooks grow must not replace the reader's own Sprout.
 os.environ.setdefault("SPROUT_HOME", tempfile.mkdtemp(prefix="sprout-tests-"))
