@@ -626,10 +626,12 @@ def packed_rows(kinds: Sequence[Sequence[int]]) -> None:
     from matplotlib.colors import ListedColormap
 
     kinds = [[int(kind) for kind in row] for row in kinds]
-    names, colours = ("read only", "learned", "separator"), (SKY, ORANGE, "black")
+    names, colours = ("read only", "learned", "separator"), (SKY, ORANGE, PINK)
     figure, axes = new_figure(9, 0.8 + 0.28 * len(kinds))
     axes.imshow(kinds, cmap=ListedColormap(colours), vmin=0, vmax=2, aspect="auto", interpolation="nearest")
     axes.hlines([i + 0.5 for i in range(len(kinds) - 1)], -0.5, len(kinds[0]) - 0.5, color="white", linewidth=3)
+    for i, row in enumerate(kinds):  # one token is a hair's breadth
+        axes.vlines([j for j, kind in enumerate(row) if kind == 2], i - 0.5, i + 0.5, color=PINK, linewidth=4)
     axes.set_yticks(range(len(kinds)), [f"row {i}" for i in range(len(kinds))])
     axes.set(xlabel="place in the row")
     handles = [plt.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor=INK) for colour in colours]
