@@ -53,7 +53,7 @@ SIZES = {
     "sprout": Size(
         dict(
             vocab_size=1024, context_length=256, d_model=128, n_layers=4, n_heads=4, tied_head=True, rope_theta=1000.0
-        ), 8, {"practice": 160, "base": 160, "chat": 1100}
+        ), 8, {"practice": 160, "base": 160, "chat": 600}
     ),
     "gpt2": Size(vars(GPTConfig.gpt2("124M")), 32, {"practice": 0, "base": 20_000, "chat": 2_000}),
 }

@@ -139,7 +139,7 @@ def matrix(
                 colour = "black" if values[i][j] > middle else "white"
                 axes.text(j, i, f"{values[i][j]:.2f}", ha="center", va="center", color=colour, fontsize=9)
     else:
-        figure.colorbar(image)
+        figure.colorbar(image).ax.tick_params(colors=INK)
     show(figure, alt)
 
 
