@@ -24,9 +24,19 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="train | chat | complete | evaluate")
 
     train = commands.add_parser("train", help="grow a model: tokenizer, pretraining, finetuning")
-    train.add_argument("--data", default="sprout", help="sprout (the course's corpus), a .txt file or a folder of them (a base model), or conversations as .json or .jsonl; default: sprout")
-    train.add_argument("--from", dest="start_from", metavar="DIR", help="a model folder to go on from, instead of a new model")
-    train.add_argument("--size", default="sprout", help="tiny (seconds, for tests), sprout (minutes) or gpt2 (124M, for a GPU); default: sprout")
+    train.add_argument(
+        "--data",
+        default="sprout",
+        help="sprout (the course's corpus), a .txt file or a folder of them (a base model), or conversations as .json or .jsonl; default: sprout",
+    )
+    train.add_argument(
+        "--from", dest="start_from", metavar="DIR", help="a model folder to go on from, instead of a new model"
+    )
+    train.add_argument(
+        "--size",
+        default="sprout",
+        help="tiny (seconds, for tests), sprout (minutes) or gpt2 (124M, for a GPU); default: sprout",
+    )
     train.add_argument("--out", metavar="DIR", help="where the model goes; default: data/models/NAME_OF_DATA")
     train.add_argument("--resume", action="store_true", help="finish a run that was stopped")
     train.add_argument("--max-seconds", type=float, metavar="S", help="as many steps as fit into about S seconds")
@@ -40,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--model", metavar="DIR", help="a model folder; default: the grown Sprout")
     for command in (chat, complete):
         command.add_argument("--max-new-tokens", type=int, default=160, help="longest answer, in tokens; default: 160")
-        command.add_argument("--temperature", type=float, default=0.6, help="0 is always the likeliest token, 1.5 is wild; default: 0.6")
+        command.add_argument(
+            "--temperature", type=float, default=0.6, help="0 is always the likeliest token, 1.5 is wild; default: 0.6"
+        )
         command.add_argument("--seed", type=int, help="makes the answer repeatable")
     return top
 

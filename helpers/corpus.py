@@ -26,7 +26,16 @@ ENDINGS = ["", "", "n", "l", "m", "p", "x", "sh", "ck", "t"]
 TOPIC_FOLLOW_UPS = ("why", "example", "simpler", "more", "where")
 
 # How often each kind of turn is drawn for a conversation; found by measurement, see notebook 06.
-MOVES = {"topic": 40, "repeat": 14, "tell": 20, "recall": 22, "unknown": 6, "correct": 4, "follow_up": 16, "dialogue": 4}
+MOVES = {
+    "topic": 40,
+    "repeat": 14,
+    "tell": 20,
+    "recall": 22,
+    "unknown": 6,
+    "correct": 4,
+    "follow_up": 16,
+    "dialogue": 4,
+}
 
 
 def invented_word(rng: random.Random) -> str:

@@ -48,12 +48,16 @@ class Size:
 
 SIZES = {
     "tiny": Size(
-        dict(vocab_size=384, context_length=96, d_model=32, n_layers=2, n_heads=2, tied_head=True, rope_theta=1000.0), 8, {"practice": 5, "base": 30, "chat": 60}
+        dict(vocab_size=384, context_length=96, d_model=32, n_layers=2, n_heads=2, tied_head=True, rope_theta=1000.0),
+        8,
+        {"practice": 5, "base": 30, "chat": 60},
     ),
     "sprout": Size(
         dict(
             vocab_size=1024, context_length=256, d_model=128, n_layers=4, n_heads=4, tied_head=True, rope_theta=1000.0
-        ), 8, {"practice": 160, "base": 160, "chat": 600}
+        ),
+        8,
+        {"practice": 160, "base": 160, "chat": 600},
     ),
     "gpt2": Size(vars(GPTConfig.gpt2("124M")), 32, {"practice": 0, "base": 20_000, "chat": 2_000}),
 }
@@ -207,7 +211,11 @@ class Grower:
         self.data = load_data(self.record["data"], self.config)
         self.tokenizer = None
         if not resume:
-            for old in (self.folder / "checkpoints", self.folder / "base" / "checkpoints", self.folder / "growing.json"):
+            for old in (
+                self.folder / "checkpoints",
+                self.folder / "base" / "checkpoints",
+                self.folder / "growing.json",
+            ):
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
 
     def _read_record(self) -> dict:
@@ -262,7 +270,9 @@ class Grower:
             self._write_record()
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             self.tokenizer.save(folder / "checkpoints", chat_template=CHAT_TEMPLATE)
-        self.show(f"{'pretraining' if stage == 'base' else 'finetuning'} {model.n_parameters:,} parameters in {plan.precision}")
+        self.show(
+            f"{'pretraining' if stage == 'base' else 'finetuning'} {model.n_parameters:,} parameters in {plan.precision}"
+        )
         losses = self._train(stage, folder, model, batches, plan, optimizers, done)
         result = evaluate(model, *held_out, self.tokenizer)
         run = {
@@ -287,7 +297,9 @@ class Grower:
             model, self.tokenizer = read_model(start)
             return model.to(pick_device())
         began = time.perf_counter()
-        material = chain(self.data.texts(), _contents(islice(self.data.conversations(), 3000)) if self.data.conversations else ())
+        material = chain(
+            self.data.texts(), _contents(islice(self.data.conversations(), 3000)) if self.data.conversations else ()
+        )
         self.tokenizer = BPETokenizer.train(material, self.config.vocab_size)
         self.config = replace(self.config, vocab_size=self.tokenizer.vocab_size)
         self.show(f"trained a tokenizer of {self.tokenizer.vocab_size:,} tokens in {time.perf_counter() - began:.1f} s")
@@ -337,7 +349,9 @@ class Grower:
         """A line that shows how the model writes by now."""
         generator = torch.Generator().manual_seed(0)
         if stage == "chat":
-            return repr(Chat(model, self.tokenizer).reply("Hi! My name is Ada.", max_new_tokens=40, generator=generator))
+            return repr(
+                Chat(model, self.tokenizer).reply("Hi! My name is Ada.", max_new_tokens=40, generator=generator)
+            )
         start = [self.tokenizer.special_tokens[END_OF_TEXT]]
         ids = generate(model, start, 40, temperature=0.7, stop_ids=start, generator=generator)
         return repr(self.tokenizer.decode(ids))

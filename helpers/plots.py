@@ -557,8 +557,16 @@ def gpt_blocks(*kinds: str) -> None:
             axes.annotate("", (1, bottom + 0.35), (0.05, bottom), arrowprops=away)
             axes.annotate("", (2.15, bottom + 1.0), (2.15, bottom + 0.65), arrowprops=away)
             axes.annotate("", (0.2, bottom + 2.1), (1, bottom + 1.65), arrowprops=away)
-            axes.text(0, bottom + 2.15, "+", ha="center", va="center", color="white", fontsize=12,
-                      bbox=dict(boxstyle="circle,pad=0.12", facecolor=INK, edgecolor=INK))
+            axes.text(
+                0,
+                bottom + 2.15,
+                "+",
+                ha="center",
+                va="center",
+                color="white",
+                fontsize=12,
+                bbox=dict(boxstyle="circle,pad=0.12", facecolor=INK, edgecolor=INK),
+            )
         axes.text(0, -0.05, f"token embedding {positions}", ha="left", va="center", color=INK, fontsize=10)
         axes.text(0, 8.0, f"{norm}, head, logits", ha="left", va="center", color=INK, fontsize=10)
     alt = (
@@ -607,6 +615,7 @@ def cuts(panels: dict[str, Sequence[float]], tokens: Sequence[str], *, alt: str)
 
 # --- 06 chat ----------------------------------------------------------------------------------------------------------
 
+
 def masked_tokens(rows: Sequence[tuple[Sequence[str], Sequence[int]]], *, alt: str) -> None:
     """One strip per message, cut into its tokens. Those with mask 1, which are learned, have another colour."""
     widths = [[len(piece) + 0.6 for piece in pieces] for pieces, _ in rows]
@@ -636,10 +645,15 @@ def packed_rows(kinds: Sequence[Sequence[int]]) -> None:
     axes.set(xlabel="place in the row")
     handles = [plt.Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor=INK) for colour in colours]
     figure.legend(handles, names, loc="outside upper left", ncols=3, labelcolor=INK, frameon=False)
-    show(figure, f"{len(kinds)} rows of tokens. In each, stretches that are only read and stretches that are learned take turns.")
+    show(
+        figure,
+        f"{len(kinds)} rows of tokens. In each, stretches that are only read and stretches that are learned take turns.",
+    )
 
 
-def window_of_messages(messages: Sequence[dict], lengths: Sequence[int], n_dropped: int, limit: int, *, alt: str) -> None:
+def window_of_messages(
+    messages: Sequence[dict], lengths: Sequence[int], n_dropped: int, limit: int, *, alt: str
+) -> None:
     """One bar per message, as long as it has tokens, laid end to end: the first `n_dropped` fall out of the window.
 
     lengths: tokens per message; limit: how many tokens the window holds, counted from the newest end.
@@ -667,9 +681,13 @@ def grouped_shares(values: dict[str, dict[str, float]], *, alt: str, xlabel: str
     groups = list(next(iter(values.values())))
     height = 0.8 / len(values)
     figure, axes = new_figure(7, 0.9 + 0.4 * len(groups))
-    for i, ((name, shares), colour, hatch) in enumerate(zip(values.items(), COLOURS, ("", "///", "..", ""), strict=False)):
+    for i, ((name, shares), colour, hatch) in enumerate(
+        zip(values.items(), COLOURS, ("", "///", "..", ""), strict=False)
+    ):
         places = [row - 0.4 + (i + 0.5) * height for row in range(len(groups))]
-        axes.barh(places, [shares[group] for group in groups], height, color=colour, hatch=hatch, edgecolor=INK, label=name)
+        axes.barh(
+            places, [shares[group] for group in groups], height, color=colour, hatch=hatch, edgecolor=INK, label=name
+        )
     axes.set_yticks(range(len(groups)), groups)
     axes.set(xlim=(0, 1), xlabel=xlabel)
     axes.invert_yaxis()

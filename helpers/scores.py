@@ -68,7 +68,9 @@ class NearestLine:
         return [self.lines[i] for i in (ngram_vectors(texts) @ self.vectors.T).argmax(1).tolist()]
 
 
-def held_out_items(corpus: Corpus, fixed: dict[str, str], per_topic: int = 1, n_memory: int = 100, seed: int = 0) -> list[Item]:
+def held_out_items(
+    corpus: Corpus, fixed: dict[str, str], per_topic: int = 1, n_memory: int = 100, seed: int = 0
+) -> list[Item]:
     """Questions from the lines and values that training never uses."""
     rng = random.Random(seed)
     items = []
@@ -129,10 +131,18 @@ def is_well_formed(reply: str, ended: bool) -> bool:
     words = reply.lower().split()
     fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     circles = len(fours) - len(set(fours)) > 4
-    return ended and bool(reply.strip()) and reply.rstrip("\"')")[-1:] in tuple(".?!") and "\ufffd" not in reply and not circles
+    return (
+        ended
+        and bool(reply.strip())
+        and reply.rstrip("\"')")[-1:] in tuple(".?!")
+        and "\ufffd" not in reply
+        and not circles
+    )
 
 
-def model_replies(model: GPT, tokenizer: BPETokenizer, items: list[Item], max_new_tokens: int = 100) -> list[tuple[str, bool]]:
+def model_replies(
+    model: GPT, tokenizer: BPETokenizer, items: list[Item], max_new_tokens: int = 100
+) -> list[tuple[str, bool]]:
     """Greedy replies, in batches of prompts of similar length: (text, ended by itself)."""
     max_new_tokens = min(max_new_tokens, model.config.context_length // 2)
     room = model.config.context_length - max_new_tokens

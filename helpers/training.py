@@ -238,7 +238,10 @@ def save_checkpoint(folder: Path, model: GPT, optimizers: Optimizers, done: int,
 
     def write(path):
         model.save_pretrained(path)
-        save_file({name: tensor.contiguous() for name, tensor in optimizers.tensors().items()}, path / "optimizers.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in optimizers.tensors().items()},
+            path / "optimizers.safetensors",
+        )
         (path / "run.json").write_text(json.dumps(run | {"done": done}, indent=1), encoding="utf-8")
 
     write_whole_folder(folder / "checkpoints" / f"step-{done:06d}", write)

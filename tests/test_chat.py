@@ -79,7 +79,9 @@ def test_the_stream_is_the_reply():
 
 def test_an_abandoned_stream_keeps_the_partial_reply():
     talk = chat()
-    stream = talk.stream("Hi", max_new_tokens=30, temperature=2.0, top_p=None, generator=torch.Generator().manual_seed(1))
+    stream = talk.stream(
+        "Hi", max_new_tokens=30, temperature=2.0, top_p=None, generator=torch.Generator().manual_seed(1)
+    )
     heard = next(stream) + next(stream)
     stream.close()
     assert talk.messages[-1] == {"role": "assistant", "content": heard}
@@ -93,7 +95,9 @@ def test_long_conversations_never_outgrow_the_context():
 
 
 def test_temperature_zero_is_repeatable():
-    assert chat().reply("the cat", temperature=0, max_new_tokens=9) == chat().reply("the cat", temperature=0, max_new_tokens=9)
+    assert chat().reply("the cat", temperature=0, max_new_tokens=9) == chat().reply(
+        "the cat", temperature=0, max_new_tokens=9
+    )
 
 
 def test_bad_messages_leave_the_conversation_alone(tokenizer):

@@ -83,7 +83,10 @@ def test_evaluate_prints_the_scores_beside_the_baseline(grown):
 
 
 def test_conversations_of_others_train_a_chat_model(tmp_path):
-    records = [{"messages": [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": f"{i}."}]} for i in range(400)]
+    records = [
+        {"messages": [{"role": "user", "content": f"Say {i}"}, {"role": "assistant", "content": f"{i}."}]}
+        for i in range(400)
+    ]
     (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, records)))
     done = run("train", "--data", tmp_path / "talks.jsonl", "--size", "tiny", "--out", tmp_path / "m")
     assert done.returncode == 0, done.stderr

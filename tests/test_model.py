@@ -129,7 +129,9 @@ def test_stock_transformers_gives_the_same_logits(block, tied, tmp_path):
 
 @torch.no_grad()
 def test_a_random_gpt2_of_transformers_opens(tmp_path):
-    config = transformers.GPT2Config(vocab_size=120, n_positions=24, n_embd=48, n_layer=3, n_head=6, bos_token_id=0, eos_token_id=0)
+    config = transformers.GPT2Config(
+        vocab_size=120, n_positions=24, n_embd=48, n_layer=3, n_head=6, bos_token_id=0, eos_token_id=0
+    )
     theirs = transformers.GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(tmp_path)
     ids = torch.randint(0, 120, (1, 24))
@@ -139,7 +141,12 @@ def test_a_random_gpt2_of_transformers_opens(tmp_path):
 def test_what_the_class_cannot_express_is_refused_by_name(tmp_path):
     make_model("modern").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for key, value in [("num_key_value_heads", 2), ("hidden_act", "gelu"), ("model_type", "llama"), ("use_sliding_window", True)]:
+    for key, value in [
+        ("num_key_value_heads", 2),
+        ("hidden_act", "gelu"),
+        ("model_type", "llama"),
+        ("use_sliding_window", True),
+    ]:
         (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(ValueError, match=key if key != "model_type" else "llama"):
             GPT.from_pretrained(tmp_path)
@@ -175,7 +182,8 @@ def test_gpt2_has_gpt2s_parameter_count():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"d_model": 30}, {"n_heads": 0}, {"block": "old"}, {"dropout": 1.0}, {"vocab_size": 0}, {"n_layers": 1.5}]
+    "changes",
+    [{"d_model": 30}, {"n_heads": 0}, {"block": "old"}, {"dropout": 1.0}, {"vocab_size": 0}, {"n_layers": 1.5}],
 )
 def test_impossible_configurations(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):

@@ -33,7 +33,9 @@ def test_promoted_code_is_the_helpers_code():
     for path in NOTEBOOKS:
         for name, function in promoted(path):
             assert name in helper_functions(), f"{path.name} promotes {name}, which helpers/ does not have"
-            assert shape(function) in helper_functions()[name], f"{path.name}: {name} differs from its namesake in helpers/"
+            assert shape(function) in helper_functions()[name], (
+                f"{path.name}: {name} differs from its namesake in helpers/"
+            )
             checked += 1
     assert checked >= 20
 

@@ -44,9 +44,17 @@ def test_min_p_keeps_what_is_likely_enough(values, p):
 
 
 @settings(max_examples=200, deadline=None)
-@given(logit_lists, st.floats(0, 3), st.none() | st.integers(1, 9), st.none() | st.floats(0.1, 1), st.none() | st.floats(0, 1))
+@given(
+    logit_lists,
+    st.floats(0, 3),
+    st.none() | st.integers(1, 9),
+    st.none() | st.floats(0.1, 1),
+    st.none() | st.floats(0, 1),
+)
 def test_the_result_is_a_distribution_that_never_loses_the_best_token(values, temperature, top_k, top_p, min_p):
-    probs = next_token_probabilities(torch.tensor(values), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    probs = next_token_probabilities(
+        torch.tensor(values), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
     if 0 < temperature < 1e-30:
         return  # the division overflows; nobody asks for that
     assert abs(probs.sum().item() - 1) < 1e-4

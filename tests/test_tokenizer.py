@@ -56,7 +56,10 @@ def test_training_equals_the_reference_on_any_text(text):
 
 
 def test_training_on_an_iterable_is_training_on_its_texts():
-    assert BPETokenizer.train(["the cat", "the kettle"], 270).merges == BPETokenizer.train(iter(["the cat", "the kettle"]), 270).merges
+    assert (
+        BPETokenizer.train(["the cat", "the kettle"], 270).merges
+        == BPETokenizer.train(iter(["the cat", "the kettle"]), 270).merges
+    )
 
 
 def test_ids_are_bytes_then_merges_then_special_tokens(tokenizer):
@@ -106,21 +109,29 @@ def test_gpt2_vocabulary_gives_tiktokens_ids():
     assert tok.vocab_size == 50257
     for text in [*ODD, TEXT]:
         assert tok.encode(text) == reference.encode(text, disallowed_special=())
-    assert tok.encode("a<|endoftext|>", allowed_special="all") == reference.encode("a<|endoftext|>", allowed_special="all")
+    assert tok.encode("a<|endoftext|>", allowed_special="all") == reference.encode(
+        "a<|endoftext|>", allowed_special="all"
+    )
 
 
 def test_save_and_load(tokenizer, tmp_path):
     for target in (tmp_path / "folder", tmp_path / "file.json"):
         tokenizer.save(target)
         loaded = BPETokenizer.load(target)
-        assert (loaded.vocab, loaded.merges, loaded.special_tokens) == (tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens)
+        assert (loaded.vocab, loaded.merges, loaded.special_tokens) == (
+            tokenizer.vocab,
+            tokenizer.merges,
+            tokenizer.special_tokens,
+        )
 
 
 def test_another_pattern_survives_saving(tokenizer, tmp_path):
     tok = BPETokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens, pattern=r"\w+|\W")
     tok.save(tmp_path)
     assert BPETokenizer.load(tmp_path).encode("the cat's") == tok.encode("the cat's")
-    assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("the cat's").ids == tok.encode("the cat's")
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("the cat's").ids == tok.encode(
+        "the cat's"
+    )
 
 
 def test_special_tokens_only_where_allowed(tokenizer):
