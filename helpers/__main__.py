@@ -126,11 +126,9 @@ def printable(text: str) -> str:
 
 
 def run_complete(arguments) -> None:
-    import codecs
-
-    from .grow import read_model
     from .sampling import generate
     from .tokenizer import END_OF_TEXT
+    from .training import read_model
 
     model, tokenizer = read_model(arguments.model)
     ids = tokenizer.encode_ordinary(arguments.prompt)
@@ -141,9 +139,8 @@ def run_complete(arguments) -> None:
         model, ids, arguments.max_new_tokens, temperature=arguments.temperature, top_p=0.95, stop_ids=stop,
         generator=generator(arguments.seed),
     )  # fmt: skip
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     print(printable(arguments.prompt), end="")
-    say(decoder.decode(tokenizer.decode_bytes([id])) for id in new_ids)
+    say(tokenizer.decode_stream(new_ids))
 
 
 def run_evaluate(arguments) -> None:

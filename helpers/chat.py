@@ -1,6 +1,5 @@
 """A conversation as one stream of tokens: template, loss mask, window, and the chat itself. Taught in notebook 06."""
 
-import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from .corpus import Conversation
 from .gpt import GPT
 from .sampling import generate
 from .tokenizer import BPETokenizer
+from .training import read_model
 
 ROLES = ("system", "user", "assistant")
 END_OF_TURN = "<|end|>"
@@ -97,8 +97,6 @@ class Chat:
     @classmethod
     def load(cls, folder: str | Path | None = None, *, system: str | None = None) -> "Chat":
         """Open a model folder; by default the Sprout that was grown here. Raises FileNotFoundError if there is none."""
-        from .grow import read_model
-
         return cls(*read_model(folder, chat=True), system=system)
 
     def reset(self) -> None:
@@ -150,15 +148,9 @@ class Chat:
     def _speak(self, question: dict, new_ids: Iterator[int]) -> Iterator[str]:
         answer = {"role": "assistant", "content": ""}
         self.messages += [question, answer]
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may span two tokens
-        for id in new_ids:
-            piece = decoder.decode(self.tokenizer.decode_bytes([id]))
-            if piece:
-                answer["content"] += piece
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            answer["content"] += rest
-            yield rest
+        for piece in self.tokenizer.decode_stream(new_ids):
+            answer["content"] += piece
+            yield piece
 
 
 def shorten_middle(ids: Sequence[int], n_tokens: int) -> list[int]:

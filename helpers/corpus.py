@@ -9,7 +9,6 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -77,16 +76,6 @@ class Slots:
         if name in self.corpus.tables:
             return self.rng.choice(self.corpus.tables[name])
         raise ValueError(f"the slot {written} is in no list or table of {self.corpus.folder}")
-
-
-@dataclass
-class Exchange:
-    """A question and its answer: the unit in which the corpus is written, drawn and scored."""
-
-    kind: str  # a topic's, fact's or follow-up's id
-    group: str
-    question: str
-    answer: str
 
 
 class Corpus:
@@ -159,12 +148,6 @@ class Corpus:
         rng = random.Random(f"{split} {seed}")
         while True:
             yield _Talk(self, rng, split, fixed or {}).hold(rng.choice((1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 12)))
-
-    def exchange(self, topic: str, rng: random.Random, split: str, fixed: dict[str, str] | None = None) -> Exchange:
-        """One question about `topic` and one of its answers."""
-        entry, slots = self.topics[topic], Slots(self, rng, split, fixed)
-        question = rng.choice(entry["ask" if split == "train" else "held_out"])
-        return Exchange(topic, self.groups[topic], slots.fill(question), slots.fill(rng.choice(entry["answer"])))
 
 
 class _Talk:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from .batches import Batches, pack, repetition_rows, windows
 from .chat import CHAT_TEMPLATE, Chat, render
-from .corpus import SPROUT_FOLDER, Conversation, Corpus, read_source
+from .corpus import Conversation, Corpus, read_source
 from .gpt import GPT, GPTConfig
 from .sampling import generate
 from .tokenizer import END_OF_TEXT, BPETokenizer
@@ -26,8 +25,10 @@ from .training import (
     evaluate,
     latest_checkpoint,
     load_checkpoint,
+    models_folder,
     pick_device,
     pick_precision,
+    read_model,
     save_checkpoint,
     steps_for_seconds,
     train,
@@ -61,18 +62,6 @@ SIZES = {
     ),
     "gpt2": Size(vars(GPTConfig.gpt2("124M")), 32, {"practice": 0, "base": 20_000, "chat": 2_000}),
 }
-
-
-def models_folder() -> Path:
-    """Where grown models live: SPROUT_HOME if it is set, else data/models in the checkout, else the user's cache folder."""
-    if home := os.environ.get("SPROUT_HOME"):
-        return Path(home) / "models"
-    checkout = SPROUT_FOLDER.parent
-    if os.access(checkout, os.W_OK):
-        return checkout / "models"
-    home = Path.home() / ".cache" / "sprout"
-    print(f"{checkout} cannot be written to, so models are kept in {home / 'models'}", file=sys.stderr)
-    return home / "models"
 
 
 def self_knowledge(config: GPTConfig) -> dict[str, str]:
@@ -374,21 +363,3 @@ class Grower:
 
 def _contents(conversations) -> Iterator[str]:
     return (message["content"] for conversation in conversations for message in conversation)
-
-
-def read_model(folder: str | Path | None = None, chat: bool = False) -> tuple[GPT, BPETokenizer]:
-    """Model and tokenizer from a folder, by default the grown Sprout. chat: refuse a model that never learned to chat.
-
-    Raises FileNotFoundError or ValueError, saying what to run instead.
-    """
-    folder = Path(folder) if folder else models_folder() / "sprout"
-    if not folder.exists():
-        raise FileNotFoundError(f"there is no model at {folder}; grow one with: python -m helpers train --out {folder}")
-    model, tokenizer = GPT.from_pretrained(folder), BPETokenizer.load(folder)
-    run = folder / "run.json"
-    if chat and run.is_file() and json.loads(run.read_text(encoding="utf-8")).get("stage") == "base":
-        raise ValueError(
-            f"the model in {folder} continues text but was never taught to chat; use: python -m helpers complete "
-            f"--model {folder} --prompt TEXT, or teach it with: python -m helpers train --from {folder} --data sprout"
-        )
-    return model, tokenizer

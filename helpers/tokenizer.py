@@ -5,6 +5,7 @@ something; encoding merges with a heap, so that a megabyte-long word still takes
 special tokens are looked for only when the caller allows them, so that a user's text never becomes one.
 """
 
+import codecs
 import heapq
 import json
 from collections import Counter, defaultdict
@@ -282,6 +283,15 @@ class BPETokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; bytes that are not UTF-8 (half of a character, say) become U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Ids to pieces of text as they come, together `decode(ids)`: half a character waits for its other half."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for id in ids:
+            if piece := decoder.decode(self.decode_bytes([id])):
+                yield piece
+        if rest := decoder.decode(b"", final=True):
+            yield rest
 
     @classmethod
     def from_tiktoken(cls, name: str = "gpt2") -> "BPETokenizer":

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .batches import IGNORED, Batches
+from .corpus import SPROUT_FOLDER
 from .gpt import GPT
 from .tokenizer import BPETokenizer
 
@@ -260,3 +262,36 @@ def load_checkpoint(path: Path, plan: TrainingPlan) -> tuple[GPT, Optimizers, in
     optimizers = Optimizers(model, plan)
     optimizers.load_tensors(load_file(path / "optimizers.safetensors"))
     return model, optimizers, json.loads((path / "run.json").read_text(encoding="utf-8"))["done"]
+
+
+# --- where finished models live --------------------------------------------------------------------------------------
+
+
+def models_folder() -> Path:
+    """Where grown models live: SPROUT_HOME if it is set, else data/models in the checkout, else the user's cache folder."""
+    if home := os.environ.get("SPROUT_HOME"):
+        return Path(home) / "models"
+    checkout = SPROUT_FOLDER.parent
+    if os.access(checkout, os.W_OK):
+        return checkout / "models"
+    home = Path.home() / ".cache" / "sprout"
+    print(f"{checkout} cannot be written to, so models are kept in {home / 'models'}", file=sys.stderr)
+    return home / "models"
+
+
+def read_model(folder: str | Path | None = None, chat: bool = False) -> tuple[GPT, BPETokenizer]:
+    """Model and tokenizer from a folder, by default the grown Sprout. chat: refuse a model that never learned to chat.
+
+    Raises FileNotFoundError or ValueError, saying what to run instead.
+    """
+    folder = Path(folder) if folder else models_folder() / "sprout"
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no model at {folder}; grow one with: python -m helpers train --out {folder}")
+    model, tokenizer = GPT.from_pretrained(folder), BPETokenizer.load(folder)
+    run = folder / "run.json"
+    if chat and run.is_file() and json.loads(run.read_text(encoding="utf-8")).get("stage") == "base":
+        raise ValueError(
+            f"the model in {folder} continues text but was never taught to chat; use: python -m helpers complete "
+            f"--model {folder} --prompt TEXT, or teach it with: python -m helpers train --from {folder} --data sprout"
+        )
+    return model, tokenizer
