@@ -15,7 +15,8 @@ import yaml
 
 SPROUT_FOLDER = Path(__file__).resolve().parent.parent / "data" / "sprout"
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+# {"role": "system" | "user" | "assistant", "content": text}; Sprout's own turns also have "thoughts", a list of names.
+Message = dict[str, str | list[str]]
 Conversation = list[Message]
 
 SLOT = re.compile(r"\{([a-z_]+)(\d?)(?:\.([a-z_]+))?\}")
@@ -27,14 +28,18 @@ TOPIC_FOLLOW_UPS = ("why", "example", "simpler", "more", "where")
 # How often each kind of turn is drawn for a conversation; found by measurement, see notebook 06.
 MOVES = {
     "topic": 40,
-    "repeat": 14,
-    "tell": 20,
-    "recall": 22,
-    "unknown": 6,
+    "repeat": 20,
+    "tell": 24,
+    "recall": 32,
+    "unknown": 16,
     "correct": 4,
     "follow_up": 16,
     "dialogue": 4,
 }
+
+
+# Slots whose values are made up half of the time: whoever has met every name by heart need not copy it.
+MADE_UP = ("name", "pet_name", "town")
 
 
 def invented_word(rng: random.Random) -> str:
@@ -54,8 +59,12 @@ class Slots:
         self.values = dict(fixed or {})
 
     def fill(self, line: str) -> str:
-        """`line` with every slot filled in. Raises ValueError, naming the slot, if it is defined nowhere."""
-        return SLOT.sub(self._value, line)
+        """`line` with every slot filled in, and a capital where it begins with one.
+
+        Raises ValueError, naming the slot, if it is defined nowhere.
+        """
+        filled = SLOT.sub(self._value, line)
+        return filled[:1].upper() + filled[1:] if line.startswith("{") else filled
 
     def _value(self, match: re.Match) -> str:
         name, number, column = match.groups()
@@ -71,6 +80,8 @@ class Slots:
     def _draw(self, name: str, written: str):
         if name == "invented":
             return invented_word(self.rng)
+        if name in MADE_UP and self.rng.random() < 0.5:
+            return invented_word(self.rng).capitalize()
         if name in self.corpus.lists:
             return self.rng.choice(self.corpus.lists[name][self.split])
         if name in self.corpus.tables:
@@ -139,6 +150,11 @@ class Corpus:
         rng = random.Random(seed)
         return (Slots(self, rng, "train", fixed).fill(line) for line in lines)
 
+    @property
+    def thoughts(self) -> list[str]:
+        """All that Sprout can note before it speaks: a topic, dialogue, fact or follow-up, and what to do with a fact."""
+        return [*self.groups, *self.facts, *self.follow_ups, "tell", "correct", "ask"]
+
     # --- conversations -------------------------------------------------------------------------------------------
 
     def conversations(
@@ -169,13 +185,18 @@ class _Talk:
         held_out_key = held_out_key or key + "_held_out"
         return entry[held_out_key] if self.split == "held_out" and held_out_key in entry else entry[key]
 
-    def _say(self, slots: Slots, questions: list[str], answers: list[str], callback: bool = False) -> None:
+    def _say(
+        self, slots: Slots, questions: list[str], answers: list[str], thoughts: list[str], callback: bool = False
+    ) -> None:
         question = slots.fill(self._noisy(self.rng.choice(questions)))
         answer = slots.fill(self.rng.choice(answers))
         if callback and self.told and self.rng.random() < 0.06:
             fact = self.rng.choice(list(self.told))
             answer += " " + self.told[fact].fill(self.rng.choice(self.corpus.facts[fact]["callback"]))
-        self.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        self.messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer, "thoughts": thoughts},
+        ]
 
     def _fresh(self) -> Slots:
         return Slots(self.corpus, self.rng, self.split, self.fixed)
@@ -183,7 +204,7 @@ class _Talk:
     def _topic(self, among: list[str] | None = None) -> None:
         name = self.rng.choice(among or list(self.corpus.topics))
         topic = self.corpus.topics[name]
-        self._say(self._fresh(), self._lines(topic, "ask", "held_out"), topic["answer"], callback=True)
+        self._say(self._fresh(), self._lines(topic, "ask", "held_out"), topic["answer"], [name], callback=True)
         self.topic = name
 
     def _repeat(self) -> None:
@@ -193,8 +214,9 @@ class _Talk:
         if not self.corpus.dialogues:
             return
         slots = self._fresh()
-        for turn in self.corpus.dialogues[self.rng.choice(list(self.corpus.dialogues))]:
-            self._say(slots, self._lines(turn, "user", "held_out"), turn["sprout"])
+        name = self.rng.choice(list(self.corpus.dialogues))
+        for turn in self.corpus.dialogues[name]:
+            self._say(slots, self._lines(turn, "user", "held_out"), turn["sprout"], [name])
         self.topic = None
 
     def _tell(self) -> None:
@@ -202,7 +224,8 @@ class _Talk:
         if untold:
             fact = self.rng.choice(untold)
             self.told[fact] = self._fresh()
-            self._say(self.told[fact], self._lines(self.corpus.facts[fact], "tell"), self.corpus.facts[fact]["told"])
+            entry = self.corpus.facts[fact]
+            self._say(self.told[fact], self._lines(entry, "tell"), entry["told"], ["tell", fact])
             self.topic = None
 
     def _correct(self) -> None:
@@ -210,21 +233,22 @@ class _Talk:
             fact = self.rng.choice(list(self.told))
             self.told[fact] = self._fresh()
             entry = self.corpus.facts[fact]
-            self._say(self.told[fact], entry["correct"], entry["corrected"])
+            self._say(self.told[fact], entry["correct"], entry["corrected"], ["correct", fact])
             self.topic = None
 
     def _recall(self) -> None:
         if self.told:
             fact = self.rng.choice(list(self.told))
             entry = self.corpus.facts[fact]
-            self._say(self.told[fact], self._lines(entry, "ask"), entry["recall"])
+            self._say(self.told[fact], self._lines(entry, "ask"), entry["recall"], ["ask", fact])
             self.topic = None
 
     def _unknown(self) -> None:
         untold = [name for name in self.corpus.facts if name not in self.told]
         if untold:
-            entry = self.corpus.facts[self.rng.choice(untold)]
-            self._say(self._fresh(), self._lines(entry, "ask"), entry["unknown"])
+            fact = self.rng.choice(untold)
+            entry = self.corpus.facts[fact]
+            self._say(self._fresh(), self._lines(entry, "ask"), entry["unknown"], ["ask", fact])
             self.topic = None
 
     def _follow_up(self) -> None:
@@ -242,7 +266,8 @@ class _Talk:
             line for line in self._lines(entry, "ask", "held_out") if "{term}" not in line or "term" in slots.values
         ]
         previous = self.messages[-1]["content"]
-        self._say(slots, questions, [previous] if kind == "repeat" else topic.get(kind) or entry["answer"])
+        answers = [previous] if kind == "repeat" else topic.get(kind) or entry["answer"]
+        self._say(slots, questions, answers, [kind, self.topic] if kind in topic else [kind])
 
     def _noisy(self, line: str) -> str:
         """`line` as people type it: sometimes without capitals, full stops or care. Slots stay whole."""

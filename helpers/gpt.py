@@ -17,7 +17,7 @@ from .attention import KVCache, MultiHeadAttention
 from .embeddings import RotaryPositions
 from .pretrained import read_folder, write_folder
 
-HEAD_SCALE = 0.2  # of a "modern" head at the start, against the embedding
+HEAD_SCALE = 0.05  # of a "modern" head at the start, against the embedding
 GPT2_SIZES = {"124M": (768, 12, 12), "355M": (1024, 24, 16), "774M": (1280, 36, 20), "1558M": (1600, 48, 25)}
 
 
@@ -153,7 +153,7 @@ class GPT(nn.Module):
         "gpt2": normal with standard deviation 0.02, divided by √(2 n_layers) where a branch joins the stream.
         "modern": everything starts so that copying is easy to learn. The stream has unit scale. Attention's output
         matrix undoes its value matrix, so that what a head looks at arrives as it was; the head is a small copy of
-        the embedding, so that what arrives is already a guess; one head of the first block looks one token back
+        the embedding, so that what arrives is already a guess; a quarter of the first block's heads look one token back
         (`MultiHeadAttention.look_back`). The feed-forwards add nothing yet.
         """
         gpt2, depth = self.config.block == "gpt2", 2 * self.config.n_layers
@@ -181,8 +181,12 @@ class GPT(nn.Module):
             self.token_embedding.weight[:, 0] = 3.0  # the same in every token, for the head that looks by position
             self.blocks[0].attention.look_back()
 
-    def forward(self, ids: Tensor, cache: list[KVCache] | None = None) -> Tensor:
-        """With a cache from `new_cache`, ids holds only the tokens that are not in it yet."""
+    def forward(self, ids: Tensor, cache: list[KVCache] | None = None, only: Tensor | None = None) -> Tensor:
+        """With a cache from `new_cache`, ids holds only the tokens that are not in it yet.
+
+        only: (batch, time) bool, True where logits are wanted; they come as (n_wanted, vocab_size). Half of a chat is
+        what the user said, and nobody needs a guess there: training skips it.
+        """
         start = cache[0].length if cache else 0
         end = start + ids.shape[1]
         if end > self.config.context_length:
@@ -193,7 +197,7 @@ class GPT(nn.Module):
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
             x = block(x, cache[i] if cache else None)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x if only is None else x[only]))
 
     def new_cache(self) -> list[KVCache]:
         """An empty key/value cache for every layer."""

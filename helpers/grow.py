@@ -1,11 +1,12 @@
 """The whole recipe in one place: data to tokenizer to base model to chat model, in a folder. Used by 05, 06 and the command line."""
 
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batches, pack, repetition_rows, windows
-from .chat import CHAT_TEMPLATE, Chat, render
+from .chat import CHAT_TEMPLATE, Chat, loss_weights, render, thought_token
 from .corpus import Conversation, Corpus, read_source
 from .gpt import GPT, GPTConfig
 from .sampling import generate
@@ -40,27 +41,35 @@ STAGES = ("base", "chat")
 
 @dataclass(frozen=True)
 class Size:
-    """A model's shape and how long it trains. steps: of practice in copying, of the base and of the chat stage."""
+    """A model's shape and how long it trains: steps per stage. practice: share of the rows that are `repetition_rows`.
+
+    A chat model must say back what it was told, and text alone teaches that late: without practice no head had learned
+    to copy after 1.7 million tokens of text and talk. Heads that learn it early forget it again when nothing asks
+    for it, so some practice goes on to the end.
+    """
 
     shape: dict
     batch_size: int
     steps: dict[str, int]
+    practice: dict[str, float]
 
 
 SIZES = {
     "tiny": Size(
-        dict(vocab_size=384, context_length=96, d_model=32, n_layers=2, n_heads=2, tied_head=True, rope_theta=1000.0),
-        8,
-        {"practice": 5, "base": 30, "chat": 60},
+        dict(vocab_size=768, context_length=96, d_model=32, n_layers=2, n_heads=2, tied_head=True),
+        batch_size=8,
+        steps={"base": 30, "chat": 60},
+        practice={"base": 0.3, "chat": 0.1},
     ),
     "sprout": Size(
-        dict(
-            vocab_size=1024, context_length=256, d_model=128, n_layers=4, n_heads=4, tied_head=True, rope_theta=1000.0
-        ),
-        8,
-        {"practice": 160, "base": 160, "chat": 600},
+        dict(vocab_size=1536, context_length=256, d_model=256, n_layers=2, n_heads=8, tied_head=True),
+        batch_size=8,
+        steps={"base": 200, "chat": 1100},
+        practice={"base": 0.3, "chat": 0.1},
     ),
-    "gpt2": Size(vars(GPTConfig.gpt2("124M")), 32, {"practice": 0, "base": 20_000, "chat": 2_000}),
+    "gpt2": Size(
+        vars(GPTConfig.gpt2("124M")), 32, steps={"base": 20_000, "chat": 2_000}, practice={"base": 0.0, "chat": 0.0}
+    ),
 }
 
 
@@ -88,6 +97,7 @@ class Data:
     conversations: Callable[[], Iterator[Conversation]] | None  # None: plain text, a base model only
     held_out_texts: list[str]
     held_out_conversations: list[Conversation]
+    thoughts: list[str] = field(default_factory=list)  # those that occur in the conversations
 
 
 def sprout_data(config: GPTConfig, seed: int = 0) -> Data:
@@ -102,6 +112,7 @@ def sprout_data(config: GPTConfig, seed: int = 0) -> Data:
         conversations=lambda: corpus.conversations(seed=seed, fixed=fixed),
         held_out_texts=held_out_texts,
         held_out_conversations=held_out,
+        thoughts=corpus.thoughts,
     )
 
 
@@ -141,16 +152,12 @@ def conversation_rows(
     return pack((render(conversation, tokenizer) for conversation in conversations), context_length, end, n_rows)
 
 
-def practise_copying(model: GPT, steps: int) -> None:
-    """Train `model` on random ids that repeat, before it reads a word.
-
-    A chat model must say back what it was told. Text alone teaches that late: without this practice no head had
-    learned to copy after 1.7 million tokens of text and talk; 160 steps of it, 0.16 million tokens, are enough.
-    """
-    if steps:
-        rows = repetition_rows(16 * steps, model.config.vocab_size)
-        for _ in train(model, Batches(*rows, batch_size=16), TrainingPlan(steps=steps, decay=0.1)):
-            pass
+def add_practice(rows: tuple[Tensor, Tensor], share: float, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """`rows`, x and y (n, context_length), with so many rows of practice in copying that they are `share` of all."""
+    x, y = rows
+    n = round(len(x) * share / (1 - share))
+    more_x, more_y = repetition_rows(n, vocab_size, x.shape[1] + 1)
+    return torch.cat([x, more_x]), torch.cat([y, more_y])
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -289,30 +296,30 @@ class Grower:
         material = chain(
             self.data.texts(), _contents(islice(self.data.conversations(), 3000)) if self.data.conversations else ()
         )
-        self.tokenizer = BPETokenizer.train(material, self.config.vocab_size)
+        special_tokens = [END_OF_TEXT, *map(thought_token, self.data.thoughts)]
+        self.tokenizer = BPETokenizer.train(material, self.config.vocab_size, special_tokens)
         self.config = replace(self.config, vocab_size=self.tokenizer.vocab_size)
         self.show(f"trained a tokenizer of {self.tokenizer.vocab_size:,} tokens in {time.perf_counter() - began:.1f} s")
         torch.manual_seed(0)
-        model = GPT(self.config).to(pick_device())
-        practise_copying(model, self.size.steps["practice"])
-        return model
+        return GPT(self.config).to(pick_device())
 
     def _rows(self, stage: str, config: GPTConfig, steps: int) -> tuple[Batches, tuple[Tensor, Tensor]]:
-        length = config.context_length
+        length, practice = config.context_length, self.size.practice[stage] if self.data.conversations else 0.0
         if stage == "base":
             rows = text_rows(self.data.texts(), self.tokenizer, length)
             held_out = text_rows(self.data.held_out_texts, self.tokenizer, length)
         else:
-            n_rows = steps * self.size.batch_size
+            n_rows = math.ceil(steps * self.size.batch_size * (1 - practice))
             rows = conversation_rows(self.data.conversations(), self.tokenizer, length, n_rows)
             held_out = conversation_rows(self.data.held_out_conversations, self.tokenizer, length)
-        return Batches(*rows, self.size.batch_size), held_out
+        return Batches(*add_practice(rows, practice, config.vocab_size), self.size.batch_size), held_out
 
     def _train(self, stage, folder, model, batches, plan, optimizers, done) -> list[tuple[int, float]]:
         from tqdm import tqdm
 
         losses, saved = [], time.perf_counter()
-        steps = train(model, batches, plan, optimizers=optimizers, done=done)
+        weights = loss_weights(self.tokenizer).to(model.device)
+        steps = train(model, batches, plan, optimizers=optimizers, done=done, token_weights=weights)
         bar = tqdm(total=plan.steps, initial=done, unit="step", mininterval=1, disable=None if self.progress else True)
         step = Step(done, float("nan"), 0.0, 0)
         try:

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from .chat import END_OF_TURN, fit_context, render
+from .chat import END_OF_TURN, fit_context, render, thought_names
 from .corpus import Conversation, Corpus, Slots, _Talk
 from .gpt import GPT
 from .sampling import generate_batch
@@ -87,7 +87,7 @@ def held_out_items(
         entry = corpus.facts[fact]
         told, n_between = Slots(corpus, rng, "held_out", fixed), i % 6
         if i % 3:
-            talk._say(told, entry["tell_held_out"], entry["told"])
+            talk._say(told, entry["tell_held_out"], entry["told"], ["tell", fact])
         for _ in range(n_between):
             talk._topic()
         question = {"role": "user", "content": told.fill(rng.choice(entry["ask_held_out"]))}
@@ -149,12 +149,14 @@ def model_replies(
     prompts = [render(fit_context(item.messages, tokenizer, room), tokenizer, True)[0] for item in items]
     order = sorted(range(len(items)), key=lambda i: len(prompts[i]))
     replies: dict[int, tuple[str, bool]] = {}
+    thoughts = thought_names(tokenizer)
     for start in range(0, len(order), 32):
         rows = order[start : start + 32]
         stop = [tokenizer.special_tokens[END_OF_TURN]]
         written = generate_batch(model, [prompts[i] for i in rows], max_new_tokens, temperature=0, stop_ids=stop)
         for i, ids in zip(rows, written, strict=True):
-            replies[i] = (tokenizer.decode(ids), len(ids) < max_new_tokens)
+            spoken = [id for id in ids if id not in thoughts]
+            replies[i] = (tokenizer.decode(spoken), len(ids) < max_new_tokens)
     return [replies[i] for i in range(len(items))]
 
 

@@ -146,7 +146,13 @@ class Step:
 
 
 def train(
-    model: GPT, batches: Batches, plan: TrainingPlan, *, optimizers: Optimizers | None = None, done: int = 0
+    model: GPT,
+    batches: Batches,
+    plan: TrainingPlan,
+    *,
+    optimizers: Optimizers | None = None,
+    done: int = 0,
+    token_weights: Tensor | None = None,
 ) -> Iterator[Step]:
     """Train `model` in place, yielding after every step, so that the caller can evaluate, save, show or stop.
 
@@ -161,10 +167,11 @@ def train(
     model.train()
     for step in range(done, plan.steps):
         x, y = (part.to(device) for part in batches[step])
+        counts = y != IGNORED
         optimizers.set_scale(learning_rate_scale(step, plan.steps, plan.warmup, plan.decay))
         with autocast:
-            logits = model(x)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
+            logits = model(x, only=counts)
+        loss = F.cross_entropy(logits.float(), y[counts], weight=token_weights)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step + 1}; lower the learning rates, or look at that batch"

@@ -4,8 +4,19 @@ import pytest
 import torch
 import transformers
 
-from helpers.chat import CHAT_TEMPLATE, Chat, fit_context, render, shorten_middle
-from helpers.tokenizer import BPETokenizer
+from helpers.batches import Batches, pack
+from helpers.chat import (
+    CHAT_TEMPLATE,
+    THOUGHT_WEIGHT,
+    Chat,
+    fit_context,
+    loss_weights,
+    render,
+    shorten_middle,
+    thought_token,
+)
+from helpers.tokenizer import END_OF_TEXT, BPETokenizer
+from helpers.training import TrainingPlan, train
 
 from .conftest import make_model
 
@@ -108,3 +119,42 @@ def test_bad_messages_leave_the_conversation_alone(tokenizer):
         assert talk.messages == []
     with pytest.raises(ValueError, match="role"):
         render([{"role": "robot", "content": "x"}], tokenizer)
+
+
+def thinking_tokenizer() -> BPETokenizer:
+    thoughts = [END_OF_TEXT, thought_token("greeting"), thought_token("tell")]
+    return BPETokenizer.train("Hi! Hello there. " * 9, vocab_size=290, special_tokens=thoughts)
+
+
+THINKING = [
+    {"role": "user", "content": "Hi!", "thoughts": ["tell"]},
+    {"role": "assistant", "content": "Hello there.", "thoughts": ["greeting"]},
+]
+
+
+def test_only_the_assistant_thinks_and_its_thoughts_are_learned(tokenizer, tmp_path):
+    thinking = thinking_tokenizer()
+    ids, mask = render(THINKING, thinking)
+    learned = [id for id, counts in zip(ids, mask, strict=True) if counts]
+    assert thinking.decode(learned) == "<|thought:greeting|>Hello there.<|end|>"
+    assert thinking.decode(ids).startswith("<|user|>Hi!<|end|><|assistant|>")
+    thinking.save(tmp_path, chat_template=CHAT_TEMPLATE)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.apply_chat_template(THINKING, return_dict=False) == ids
+    assert theirs.decode(learned, skip_special_tokens=True) == "Hello there."
+    with pytest.raises(ValueError, match="thought:greeting"):
+        render(THINKING, tokenizer)
+
+
+def test_a_thought_is_kept_and_not_spoken():
+    thinking = thinking_tokenizer()
+    model = make_model(vocab_size=thinking.vocab_size, context_length=64)
+    rows = pack([render(THINKING, thinking)] * 4, 32, thinking.special_tokens[END_OF_TEXT])
+    weights = loss_weights(thinking)
+    assert sorted(weights.tolist())[-3:] == [1.0, THOUGHT_WEIGHT, THOUGHT_WEIGHT]
+    for _ in train(model, Batches(*rows, 2), TrainingPlan(steps=60), token_weights=weights):
+        pass
+    sprout = Chat(model, thinking)
+    assert "".join(sprout.stream("Hi!", temperature=0)) == "Hello there."
+    assert sprout.messages[-1] == {"role": "assistant", "content": "Hello there.", "thoughts": ["greeting"]}
+    assert sprout.reply("Hi!", temperature=0) and len(sprout.messages) == 4

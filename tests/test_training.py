@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.batches import IGNORED, Batches, pack, windows
+from helpers.grow import add_practice
 from helpers.training import (
     Optimizers,
     TrainingPlan,
@@ -61,6 +62,30 @@ def test_a_small_model_learns_a_batch_by_heart(block):
     steps = list(train(model, batches, TrainingPlan(steps=150)))
     assert steps[0].loss > 4 and steps[-1].loss < 0.1
     assert not model.training
+
+
+def test_the_loss_weighs_tokens_and_skips_what_does_not_count():
+    batches = random_batches()
+    x, y = batches[0]
+    y[:, ::2] = IGNORED
+    weights = torch.rand(300, generator=torch.Generator().manual_seed(1))
+    model = make_model()
+    logits, counts = model(x), y != IGNORED
+    torch.testing.assert_close(model(x, only=counts), logits[counts])
+    surprises = -logits.log_softmax(-1)[counts][range(counts.sum()), y[counts]]
+    expected = (surprises * weights[y[counts]]).sum() / weights[y[counts]].sum()
+    step = next(train(model, Batches(x, y, 4), TrainingPlan(steps=1), token_weights=weights))
+    assert step.loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_practice_is_a_share_of_the_rows_and_can_be_foretold():
+    rows = windows(list(range(9 * 32 + 1)), 32)
+    x, y = add_practice(rows, 0.25, vocab_size=300)
+    assert len(x) == 12 and torch.equal(x[:9], rows[0]) and torch.equal(y[:9], rows[1])
+    for ids, targets in zip(x[9:].tolist(), y[9:].tolist(), strict=True):
+        period = next(t for t, target in enumerate(targets) if target != IGNORED)
+        assert targets[period:] == ids[1 : len(ids) - period + 1]
+    assert len(add_practice(rows, 0.0, 300)[0]) == 9
 
 
 def test_every_parameter_has_exactly_one_optimizer():
