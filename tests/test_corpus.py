@@ -1,11 +1,12 @@
 """The corpus: complete, deterministic, and its held-out part never seen in training."""
 
+import random
 import re
 from itertools import islice
 
 import pytest
 
-from helpers.corpus import Corpus, misspell, read_source
+from helpers.corpus import Corpus, Slots, misspell, read_source
 from helpers.scores import NearestLine, RetrievalBaseline, held_out_items, is_well_formed, judge
 
 FIXED = {
@@ -68,8 +69,6 @@ def test_conversations_take_turns_and_repeat_back_what_was_told(corpus):
 
 
 def test_a_misspelling_changes_one_place():
-    import random
-
     for seed in range(50):
         assert abs(len(misspell("wonderful", random.Random(seed))) - len("wonderful")) <= 1
 
@@ -92,7 +91,13 @@ def test_the_baseline_finds_the_nearest_question():
 
 @pytest.mark.parametrize(
     "reply, ended, well",
-    [("Fine.", True, True), ("Fine", True, False), ("Fine.", False, False), ("", True, False), ("a b c d " * 9 + ".", True, False)],
+    [
+        ("Fine.", True, True),
+        ("Fine", True, False),
+        ("Fine.", False, False),
+        ("", True, False),
+        ("a b c d " * 9 + ".", True, False),
+    ],
 )
 def test_well_formed_replies(reply, ended, well):
     assert is_well_formed(reply, ended) == well
@@ -105,3 +110,22 @@ def test_files_of_others(tmp_path):
     (tmp_path / "c.json").write_text('[{"instruction": "Add.", "input": "1 and 1", "output": "2"}]')
     texts, conversations = read_source(tmp_path / "c.json")
     assert conversations == [[{"role": "user", "content": "Add.\n\n1 and 1"}, {"role": "assistant", "content": "2"}]]
+
+
+def test_what_is_said_about_a_fact_begins_with_its_value(corpus):
+    for name, fact in corpus.facts.items():
+        for key in ("told", "recall", "corrected"):
+            assert all(line.startswith("{") for line in fact[key]), (name, key)
+    slots = Slots(corpus, random.Random(0), "train", {})
+    slots.values["colour"] = "dark green"
+    assert slots.fill("{colour} it is. I like {colour}.") == "Dark green it is. I like dark green."
+
+
+def test_sprout_thinks_before_every_reply_and_names_the_fact_both_times(corpus):
+    thoughts, seen = set(corpus.thoughts), set()
+    for talk in islice(corpus.conversations(fixed=FIXED), 300):
+        for message in talk:
+            assert (message["role"] == "assistant") == ("thoughts" in message)
+            seen |= set(message.get("thoughts", []))
+    assert seen <= thoughts and len(seen) > 200
+    assert {"tell", "ask", "correct", *corpus.facts} <= seen
