@@ -2,8 +2,12 @@
 
 import ast
 from functools import cache
+from pathlib import Path
+
+import pytest
 
 from .notebooks import NOTEBOOKS, ROOT, code_cells, definitions, functions, read, shape, source, tags
+from .promote import promote
 
 
 @cache
@@ -58,3 +62,61 @@ def test_later_notebooks_do_not_redefine_what_was_promoted():
 def test_at_most_five_cells_agree_instead_of_being_copied():
     agreeing = [path.name for path in NOTEBOOKS for cell in code_cells(read(path)) if "agrees" in tags(cell)]
     assert len(agreeing) <= 5, agreeing
+
+
+CELL = '''import math
+@cache
+def area(r):
+    """Short."""
+    return math.pi * r**2  # round
+class Box:
+    def __init__(self, side):
+        self.side = side
+'''
+MODULE = '''def area(r):
+    """Long.
+
+    Longer.
+    """
+    return 3 * r * r
+
+
+class Box:
+    def __init__(self, side):
+        """Of a side."""
+        self.side = 2 * side
+
+    def volume(self):
+        return self.side**3
+'''
+PROMOTED = '''@cache
+def area(r):
+    """Long.
+
+    Longer.
+    """
+    return math.pi * r**2  # round
+
+
+class Box:
+    def __init__(self, side):
+        """Of a side."""
+        self.side = side
+
+    def volume(self):
+        return self.side**3
+'''
+
+
+def test_promoting_copies_the_code_and_keeps_the_docstring():
+    def notebook(code, tag="promoted"):
+        return {"cells": [{"cell_type": "code", "metadata": {"tags": [tag]}, "source": [code]}]}
+
+    path = Path("shapes.py")
+    assert promote(notebook(CELL), {path: MODULE}) == {path: PROMOTED}
+    assert promote(notebook(CELL), {path: PROMOTED}) == {}
+    assert promote(notebook(CELL, tag="agrees"), {path: MODULE}) == {}
+    with pytest.raises(ValueError, match="cube stands in no module"):
+        promote(notebook("def cube(a):\n    return a**3"), {path: MODULE})
+    with pytest.raises(ValueError, match=r"area stands in shapes.py, more.py"):
+        promote(notebook(CELL), {path: MODULE, Path("more.py"): MODULE})
