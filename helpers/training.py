@@ -286,6 +286,12 @@ def models_folder() -> Path:
     return home / "models"
 
 
+def is_base(folder: str | Path) -> bool:
+    """Whether the model in `folder` was grown here and only pretrained."""
+    run = Path(folder) / "run.json"
+    return run.is_file() and json.loads(run.read_text(encoding="utf-8")).get("stage") == "base"
+
+
 def read_model(folder: str | Path | None = None, chat: bool = False) -> tuple[GPT, BPETokenizer]:
     """Model and tokenizer from a folder, by default the grown Sprout. chat: refuse a model that never learned to chat.
 
@@ -295,8 +301,7 @@ def read_model(folder: str | Path | None = None, chat: bool = False) -> tuple[GP
     if not folder.exists():
         raise FileNotFoundError(f"there is no model at {folder}; grow one with: python -m helpers train --out {folder}")
     model, tokenizer = GPT.from_pretrained(folder), BPETokenizer.load(folder)
-    run = folder / "run.json"
-    if chat and run.is_file() and json.loads(run.read_text(encoding="utf-8")).get("stage") == "base":
+    if chat and is_base(folder):
         raise ValueError(
             f"the model in {folder} continues text but was never taught to chat; use: python -m helpers complete "
             f"--model {folder} --prompt TEXT, or teach it with: python -m helpers train --from {folder} --data sprout"
