@@ -13,18 +13,17 @@ from .training import read_model
 
 ROLES = ("system", "user", "assistant")
 END_OF_TURN = "<|end|>"
+THOUGHT = "<|thought:"  # how the special token of a thought begins
+THOUGHT_WEIGHT = 6.0  # in the loss, against a spoken token
 
 # The same template for stock transformers; `render` and this give the same ids.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% for name in message['thoughts'] or [] %}{{ '<|thought:' + name + '|>' }}{% endfor %}{% endif %}"
+    "{% for name in message['thoughts'] or [] %}{{ '" + THOUGHT + "' + name + '|>' }}{% endfor %}{% endif %}"
     "{{ message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-
-
-THOUGHT_WEIGHT = 6.0  # in the loss, against a spoken token
 
 
 def thought_token(name: str) -> str:
@@ -38,15 +37,13 @@ def thought_token(name: str) -> str:
     >>> thought_token("joke")
     '<|thought:joke|>'
     """
-    return f"<|thought:{name}|>"
+    return f"{THOUGHT}{name}|>"
 
 
 def thought_names(tokenizer: BPETokenizer) -> dict[int, str]:
     """The thoughts a tokenizer knows: id -> name."""
-    start, end = thought_token("\n").split("\n")
-    return {
-        id: token[len(start) : -len(end)] for token, id in tokenizer.special_tokens.items() if token.startswith(start)
-    }
+    specials = tokenizer.special_tokens.items()
+    return {id: token[len(THOUGHT) : -len("|>")] for token, id in specials if token.startswith(THOUGHT)}
 
 
 def loss_weights(tokenizer: BPETokenizer) -> torch.Tensor:

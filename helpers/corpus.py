@@ -25,7 +25,7 @@ ENDINGS = ["", "", "n", "l", "m", "p", "x", "sh", "ck", "t"]
 # Follow-ups that a topic answers with lines of its own, each with the key of those lines.
 TOPIC_FOLLOW_UPS = ("why", "example", "simpler", "more", "where")
 
-# How often each kind of turn is drawn for a conversation; found by measurement, see notebook 06.
+# How often each kind of turn is drawn for a conversation: memory and repeating often, since copying is learned late.
 MOVES = {
     "topic": 40,
     "repeat": 20,

@@ -39,7 +39,7 @@ from .training import (
 STAGES = ("base", "chat")
 
 
-PRACTICE_SHARE = 0.1  # of the rows that talk, for sizes that practise
+PRACTICE_SHARE = 0.1  # of the rows, where practice in copying is mixed into text or talk
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,11 @@ def practise_copying(model: GPT, text: tuple[Tensor, Tensor], steps: int) -> Non
     starts as `GPT.initialise` does. For one that has read before they are not (nothing in 120 steps), nor are the same
     rows strewn among the first text (nothing in 200). With such rows to the end of its text, a base model stammers.
     """
-    if not steps:
-        return
-    rows = repetition_rows(16 * steps, model.config.vocab_size)
+    batch_size = 16
+    rows = repetition_rows(batch_size * steps, model.config.vocab_size)
     mixed = add_practice(text, PRACTICE_SHARE, model.config.vocab_size)
     for part, decay in ((rows, 0.1), (mixed, 0.01)):
-        for _ in train(model, Batches(*part, batch_size=16), TrainingPlan(steps=steps, decay=decay)):
+        for _ in train(model, Batches(*part, batch_size), TrainingPlan(steps=steps, decay=decay)):
             pass
 
 
@@ -307,7 +306,7 @@ class Grower:
         )
 
     def _first_model(self, start) -> GPT:
-        """The model a stage begins with, and its tokenizer."""
+        """The model a stage begins with, and its tokenizer; a new one that will chat has practised copying."""
         if start:
             model, self.tokenizer = read_model(start)
             return model.to(pick_device())
@@ -321,9 +320,9 @@ class Grower:
         self.show(f"trained a tokenizer of {self.tokenizer.vocab_size:,} tokens in {time.perf_counter() - began:.1f} s")
         torch.manual_seed(0)
         model = GPT(self.config).to(pick_device())
-        if self.data.conversations:  # text alone, a base model alone, has no need of it
+        if self.data.conversations and (steps := self.size.steps["practice"]):
             short = text_rows(self.data.texts(), self.tokenizer, min(128, self.config.context_length))
-            practise_copying(model, short, self.size.steps["practice"])
+            practise_copying(model, short, steps)
         return model
 
     def _rows(self, stage: str, config: GPTConfig, steps: int) -> tuple[Batches, tuple[Tensor, Tensor]]:

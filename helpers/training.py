@@ -156,7 +156,8 @@ def train(
 ) -> Iterator[Step]:
     """Train `model` in place, yielding after every step, so that the caller can evaluate, save, show or stop.
 
-    done: steps that lie behind (with their `optimizers`), to go on from a checkpoint. Raises FloatingPointError when
+    done: steps that lie behind (with their `optimizers`), to go on from a checkpoint. token_weights, (vocab_size,):
+    how much each token counts as a target in the mean; all the same if None. Raises FloatingPointError when
     the loss is not a number any more; the weights are then still those of the step before.
     """
     optimizers = optimizers or Optimizers(model, plan)

@@ -10,8 +10,9 @@ import torch
 from helpers.gpt import GPT, GPTConfig
 from helpers.tokenizer import BPETokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+from .notebooks import ROOT
+
+SHARED = ROOT.parent / "shared"
 # What tests and re-executed notebooks grow must not replace the reader's own Sprout.
 os.environ.setdefault("SPROUT_HOME", tempfile.mkdtemp(prefix="sprout-tests-"))
 if (SHARED / "tiktoken_cache").is_dir():

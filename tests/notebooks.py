@@ -42,6 +42,17 @@ def functions(node: ast.AST) -> Iterator[tuple[str, ast.FunctionDef]]:
                 yield f"{node.name}.{child.name}", child
 
 
+def promoted(notebook: dict) -> Iterator[tuple[str, ast.FunctionDef, str]]:
+    """Every function of the cells tagged `promoted`: (qualified name, node, the cell's source)."""
+    for cell in code_cells(notebook):
+        if "promoted" in tags(cell):
+            defined = definitions(source(cell))
+            assert defined, f"a cell is tagged `promoted` but defines nothing:\n{source(cell)}"
+            for node in defined.values():
+                for name, function in functions(node):
+                    yield name, function, source(cell)
+
+
 def shape(function: ast.FunctionDef) -> str:
     """What has to be equal: the code without docstrings, comments and layout."""
     function = ast.parse(ast.unparse(function)).body[0]

@@ -8,7 +8,7 @@ import ast
 import sys
 from pathlib import Path
 
-from .notebooks import NOTEBOOKS, ROOT, code_cells, definitions, functions, read, shape, source, tags
+from .notebooks import NOTEBOOKS, ROOT, definitions, functions, promoted, read, shape
 
 
 def span(function: ast.FunctionDef) -> slice:
@@ -30,29 +30,25 @@ def promote(notebook: dict, modules: dict[Path, str]) -> dict[Path, str]:
     Raises ValueError for a function that no module, or more than one, holds.
     """
     changed = {}
-    for cell in code_cells(notebook):
-        if "promoted" not in tags(cell):
+    for name, mine, code in promoted(notebook):
+        modules = modules | changed
+        found = [
+            (path, function)
+            for path, module in modules.items()
+            for node in definitions(module).values()
+            for their_name, function in functions(node)
+            if their_name == name
+        ]
+        if any(shape(function) == shape(mine) for _, function in found):
             continue
-        for definition in definitions(source(cell)).values():
-            for name, mine in functions(definition):
-                modules = modules | changed
-                found = [
-                    (path, function)
-                    for path, code in modules.items()
-                    for node in definitions(code).values()
-                    for their_name, function in functions(node)
-                    if their_name == name
-                ]
-                if any(shape(function) == shape(mine) for _, function in found):
-                    continue
-                if len(found) != 1:
-                    where = ", ".join(path.name for path, _ in found) or "no module"
-                    raise ValueError(f"{name} stands in {where}; put it into one module of helpers/ by hand first")
-                path, theirs = found[0]
-                lines, new = modules[path].split("\n"), source(cell).split("\n")[span(mine)]
-                new[docstring(mine)] = lines[span(theirs)][docstring(theirs)]
-                lines[span(theirs)] = new
-                changed[path] = "\n".join(lines)
+        if len(found) != 1:
+            where = ", ".join(path.name for path, _ in found) or "no module"
+            raise ValueError(f"{name} stands in {where}; put it into one module of helpers/ by hand first")
+        path, theirs = found[0]
+        lines, new = modules[path].split("\n"), code.split("\n")[span(mine)]
+        new[docstring(mine)] = lines[span(theirs)][docstring(theirs)]
+        lines[span(theirs)] = new
+        changed[path] = "\n".join(lines)
     return changed
 
 

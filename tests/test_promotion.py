@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .notebooks import NOTEBOOKS, ROOT, code_cells, definitions, functions, read, shape, source, tags
+from .notebooks import NOTEBOOKS, ROOT, code_cells, definitions, functions, promoted, read, shape, source, tags
 from .promote import promote
 
 
@@ -22,20 +22,10 @@ def helper_functions() -> dict[str, list[str]]:
     return found
 
 
-def promoted(path):
-    """Every function of the cells tagged `promoted` in one notebook: (qualified name, node)."""
-    for cell in code_cells(read(path)):
-        if "promoted" in tags(cell):
-            defined = definitions(source(cell))
-            assert defined, f"{path.name}: a cell is tagged `promoted` but defines nothing:\n{source(cell)}"
-            for node in defined.values():
-                yield from functions(node)
-
-
 def test_promoted_code_is_the_helpers_code():
     checked = 0
     for path in NOTEBOOKS:
-        for name, function in promoted(path):
+        for name, function, _ in promoted(read(path)):
             assert name in helper_functions(), f"{path.name} promotes {name}, which helpers/ does not have"
             assert shape(function) in helper_functions()[name], (
                 f"{path.name}: {name} differs from its namesake in helpers/"
@@ -46,13 +36,13 @@ def test_promoted_code_is_the_helpers_code():
 
 def test_every_chapter_from_01_on_promotes():
     for path in NOTEBOOKS[1:]:
-        assert list(promoted(path)), f"{path.name} promotes nothing"
+        assert list(promoted(read(path))), f"{path.name} promotes nothing"
 
 
 def test_later_notebooks_do_not_redefine_what_was_promoted():
     owners: dict[str, str] = {}
     for path in NOTEBOOKS:
-        here = {name.split(".")[0] for name, _ in promoted(path)}
+        here = {name.split(".")[0] for name, *_ in promoted(read(path))}
         for cell in code_cells(read(path)):
             for name in definitions(source(cell)):
                 assert name not in owners, f"{path.name} defines {name} again; {owners[name]} has promoted it"
